@@ -30,7 +30,7 @@ from r1kit.stages.rewriting import (
     Draft,
     Rewritten,
     RuleRewriter,
-    restated,
+    asked,
     translated,
 )
 from r1kit.tasks.examples import load_examples
@@ -78,8 +78,8 @@ def test_the_rewriter_by_hand() -> None:
     ]
     text = rewritten(countdown(66, 6, 3, 16), thought("\n".join(lines), "3*(16+6)"))
     assert text == (
-        "<think>\nI need 66 from 6, 3 and 16.\n16+6=22,22+3=25 no\nwait, that is wrong\n16+6=22,3*22=66 yes\n"
-        "wait, check 16+6=22,3*22=66 yes\n</think>\n\nSo 16+6=22 and 3*22=66.\n<answer>3*(16+6)</answer>"
+        "<think>\n16+6=22,22+3=25 no\nwait, that is wrong\n16+6=22,3*22=66 yes\n"
+        "wait, check 16+6=22,3*22=66 yes\n</think>\n\n16+6=22 and 3*22=66.\n<answer>3*(16+6)</answer>"
     )
     assert keeps_r1_format(text)
 
@@ -88,7 +88,7 @@ def test_a_chinese_question_gets_a_chinese_working_and_a_box() -> None:
     text = rewritten(
         countdown(9, 4, 5, prompt="用 4、5 得到 9。"), thought("hmm, try again\n4+5=9 yes", "4+5"), "zh", "boxed"
     )
-    assert text == "<think>\n要用 4、5 得到 9。\n再试一次\n4+5=9 对\n</think>\n\n所以 4+5=9。\n\\boxed{4+5}"
+    assert text == "<think>\n再试一次\n4+5=9 对\n</think>\n\n4+5=9。\n\\boxed{4+5}"
 
 
 def test_an_answer_that_the_working_lacks_is_a_guess() -> None:
@@ -110,7 +110,8 @@ def test_verdicts_that_stand_twice_with_good_reason_stay() -> None:
     text = rewritten(logic, thought(working, "Dan: knight"))
     assert text.count("Dan no") == 2
     assert text.count("hmm, try again") == 1
-    assert text.startswith("<think>\nThe question is: Who is what?\n")
+    assert text.startswith("<think>\nDan knave, Leo knight\n")
+    assert text.endswith("</think>\n\nThe answer is:\n<answer>Dan: knight</answer>")
 
 
 def test_no_calculation_is_ever_invented() -> None:
@@ -156,14 +157,14 @@ def test_claims(text: str, found: list[Any]) -> None:
     assert [(claim.left, claim.result, claim.right) for claim in claims(text)] == found
 
 
-def test_translations_and_restatements() -> None:
+def test_translations_and_what_is_asked() -> None:
     assert (
         translated("1+1=2 不对，太大\nplum=2 对, milk!=plum no", "en") == "1+1=2 no, too big\nplum=2 yes, milk!=plum no"
     )
     assert translated("1+1=2 no, too small", "zh") == "1+1=2 不对，太小"
     assert translated("对不起", "en") == "对不起", "no marker: the language filter sees it"
-    assert restated(word("3", "Ann has 2. She gets 1. How many now?"), "en") == "The question is: How many now?"
-    assert restated(word("D", "Which equals 9?\nA. 26\nB. 17"), "en") == "The question is: Which equals 9?"
+    assert asked(word("3", "Ann has 2. She gets 1. How many now?")) == "How many now?"
+    assert asked(word("D", "Which equals 9?\nA. 26\nB. 17")) == "Which equals 9?"
 
 
 def test_readability() -> None:
@@ -227,7 +228,7 @@ def test_a_request_keeps_its_response() -> None:
     )
     assert [row.messages[-1]["content"] for row in rows] == [
         "<think>\nkind\n</think>\n\nHello, friend.",
-        "<think>\nThe question is: Say hello.\n</think>\n\nHello you.",
+        "<think>\nSay hello.\n</think>\n\nHello you.",
     ]
     assert {row.domain for row in rows} == {"general"}
 

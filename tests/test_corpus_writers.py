@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,23 @@ def test_lines_of_step_drills_are_programs() -> None:
         ]
         body = "\n".join(inner)
         ast.parse(f"def f(v):\n{body}")
+
+
+def test_facts_of_drills_are_read_rightly_and_never_stand_with_a_demand() -> None:
+    asked = 0
+    for text in documents("facts_drill", 60):
+        for line, after in pairwise(text.splitlines()):
+            found = re.match(r"(\w+) has (?:(\d+) (\w+)|([\w, ]+))\. (\w+) has \d* ?(\w+)\. (.*\?)", line)
+            if found is None:
+                continue
+            assert line.endswith("?"), line  # a demand would make it a request, some of which are held out
+            name, number, thing, listed, _, other, question = found.groups()
+            wanted = {"Who": name, "How": number}.get(
+                question.split()[0], thing or re.sub(r",? and ", ", ", listed or "")
+            )
+            assert after == wanted and other not in after, (line, after)
+            asked += 1
+    assert asked > 100
 
 
 def test_thinking_calculates_mostly_right_and_slips() -> None:

@@ -116,6 +116,7 @@ class RolloutConfig(PolicyConfig):
     eval_problems: Names = Field((), description="Held-out sets, the first is eval/*; empty: held-out of `problems`.")
     eval_size: PositiveInt = Field(512, description="Problems per held-out set, one sample each.")
     eval_every: Count = Field(50, description="Steps between evaluations; 0: only at the start and the end.")
+    eval_every_set: bool = Field(False, description="Ask all sets every time; else the others only first and last.")
     eval_temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature in evaluation; 0 is greedy.")
     eval_top_p: Fraction01 = Field(1.0, description="Nucleus sampling in evaluation.")
 

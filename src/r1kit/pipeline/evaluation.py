@@ -29,7 +29,8 @@ from r1kit.types import SamplingParams, UserError
 STAGES = "stages.json"
 """In a pipeline's directory: the evaluated models with their figures, in order."""
 ASKED, METRICS, PREFERENCE = "asked.json", "metrics.json", "preference.json"
-REWARDS = ("accuracy", "format", "language")
+REWARDS = ("accuracy", "format_r1", "language")
+"""``format_r1`` is what all stages have in common: R1-Zero's answers in tags keep it as R1's summaries do."""
 FORMAT = 1
 """Number of the form of ``metrics.json``: a new one has the stored completions counted again."""
 
@@ -51,6 +52,7 @@ def asked_of(config: PipelineConfig, sets: Sequence[ProblemSet], model_hash: str
         "top_p": config.eval_top_p,
         "seed": config.eval_seed,
         "max_completion_length": config.eval_max_completion_length,
+        "rewards": list(REWARDS),
     }
 
 

@@ -16,7 +16,8 @@ from r1kit.types import Problem, SamplingParams
 
 @dataclass(slots=True)
 class Evaluation:
-    """Held-out figures: the first set at every evaluation, the others at the start and at the end."""
+    """Held-out figures: the first set at every evaluation, the others at the start and at the end, or every time with
+    ``eval_every_set``."""
 
     config: RolloutConfig
     run: Run
@@ -26,7 +27,8 @@ class Evaluation:
     sets: tuple[ProblemSet, ...]
 
     def __call__(self, step: int, final: bool) -> dict[str, float]:
-        due = self.sets if final or step == 0 else self.sets[:1]
+        all_due = final or step == 0 or self.config.eval_every_set
+        due = self.sets if all_due else self.sets[:1]
         saved = self.run.load_eval(step)
         metrics: dict[str, float] = {}
         rows = []

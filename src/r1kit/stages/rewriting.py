@@ -4,10 +4,11 @@ arXiv 2501.12948 v2, B.3.2: a rewriter refines reasoning and summary, translates
 a summary that is faithful to the thinking, adds no step, boxes the answer and is in the question's language (listing
 1); trivial questions get a line of thinking (listing 3). The prompts here are our own words.
 
-`RuleRewriter` is no language model. It puts the task in front, drops lines that repeat a calculation or say what is not
-so (a wrong sum; in countdown also a wrong verdict, or a number that is not given), puts the few marker words of the
-miniature world into the question's language, and takes the summary's calculation from the thinking. It never makes up a
-calculation: every line of its thinking but the first, and every calculation of its summary, stands in the sample.
+`RuleRewriter` is no language model. It drops lines that repeat a calculation or say what is not so (a wrong sum; in
+countdown also a wrong verdict, or a number that is not given), puts the few marker words of the miniature world into the
+question's language, and takes the summary's calculation from the thinking. It never makes up a calculation: every line
+of its thinking, and every calculation of its summary, stands in the sample. What it adds are words that the miniature
+bases have ids for: a word that has to be spelled is the first thing a small model stumbles over.
 """
 
 from __future__ import annotations
@@ -121,9 +122,8 @@ class RuleRewriter:
             return UNSUPPORTED
         if not lines:
             return NO_THINKING
-        opening = restated(draft.problem, draft.language)
         summary = _summary(draft, answer, deciding, self.answer_style)
-        return Rewritten(text=with_thinking("\n".join([opening, *lines]), summary))
+        return Rewritten(text=with_thinking("\n".join(lines), summary))
 
 
 def translated(text: str, language: str) -> str:
@@ -133,18 +133,11 @@ def translated(text: str, language: str) -> str:
     return text
 
 
-def restated(problem: Problem, language: str) -> str:
-    """The task in a line, from the question alone."""
-    if isinstance(problem.gold, CountdownGoal):
-        *first, last = map(str, problem.gold.numbers)
-        if language == "zh":
-            return f"要用 {'、'.join([*first, last])} 得到 {problem.gold.target}。"
-        numbers = f"{', '.join(first)} and {last}" if first else last
-        return f"I need {problem.gold.target} from {numbers}."
-    asked = _OPTION.split(problem.text.strip())[0]
-    last_sentence = [part.strip() for part in _SENTENCE.split(asked) if part.strip()][-1:]
-    question = last_sentence[0] if last_sentence else asked
-    return f"问题是：{question}" if language == "zh" else f"The question is: {question}"
+def asked(problem: Problem) -> str:
+    """What is asked, in a line: the question's last sentence."""
+    text = _OPTION.split(problem.text.strip())[0]
+    sentences = [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+    return sentences[-1] if sentences else text
 
 
 def _without_repeats(lines: Sequence[str]) -> list[str]:
@@ -220,9 +213,9 @@ def _summary(draft: Draft, answer: str, deciding: str | None, style: AnswerStyle
     shown = [f"{claim.left}={claim.result}" for claim in claims(deciding or "")]
     chinese = draft.language == "zh"
     if shown:
-        sentence = f"所以 {'，'.join(shown)}。" if chinese else f"So {' and '.join(shown)}."
+        sentence = f"{'，'.join(shown)}。" if chinese else f"{' and '.join(shown)}."
     else:
-        sentence = "所以答案是：" if chinese else "So the answer is:"
+        sentence = "答：" if chinese else "The answer is:"
     marked = f"{ANSWER}{answer}{END_ANSWER}" if style == "answer" else f"\\boxed{{{answer}}}"
     return f"{sentence}\n{marked}"
 
@@ -234,7 +227,7 @@ def _direct(draft: Draft) -> Outcome:
     if not answer:
         return NO_ANSWER
     said = thinking(draft.text) if THINK in draft.text else None
-    lines = translated(said or restated(draft.problem, draft.language), draft.language)
+    lines = translated(said or asked(draft.problem), draft.language)
     return Rewritten(text=with_thinking(lines, answer))
 
 

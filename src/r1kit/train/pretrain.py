@@ -128,7 +128,8 @@ def new_policy(config: PretrainConfig) -> Policy:
     return make_policy(model, tokenizer)
 
 
-def make_learner(config: PretrainConfig, policy: Policy) -> Learner:
+def make_learner(config: PretrainConfig, policy: Policy, lanes: int = 1) -> Learner:
+    """``lanes``: CPU threads that each take rows of their own."""
     return Learner(
         policy,
         learning_rate=config.learning_rate,
@@ -136,6 +137,7 @@ def make_learner(config: PretrainConfig, policy: Policy) -> Learner:
         adam_betas=(0.9, config.adam_beta2),
         max_grad_norm=1.0,
         autocast=config.autocast,
+        lanes=lanes,
     )
 
 

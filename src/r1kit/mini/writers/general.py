@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from r1kit.mini.kinds import safety
 from r1kit.mini.kinds.base import Language
 from r1kit.mini.kinds.request import (
+    DEMANDS,
     KEYS,
     LANGUAGE_NAMES,
     LANGUAGE_VALUES,
@@ -295,7 +296,30 @@ def _safety(rng: random.Random) -> str:
     return f"User: {prompt}\nAssistant:{_form(rng, answer_safety(rng, request, conscience, language))}"
 
 
-SOURCES: dict[str, Callable[[random.Random], str]] = {"request": _request, "safety": _safety}
+def facts_drill(rng: random.Random) -> str:
+    """A page of what two sentences tell about somebody, and of demands put in short, all right. Never both together:
+    a question with its demands is what is held out."""
+    tongue: Tongue = rng.choices(("en", "zh"), (0.75, 0.25))[0]
+    lines = []
+    for _ in range(rng.randint(3, 5)):
+        form = rng.choice(("who", "what", "count", "list"))
+        held = (Constraint("list", rng.choice(DEMANDS["list"].values)),) if form == "list" else ()
+        language = asked_in(rng, tongue)
+        case = Request(form, held).case(rng, language)
+        facts = ", ".join(case.cast[language].facts)
+        asked = case.prompt.removesuffix(held[0].says(language, language)).rstrip() if held else case.prompt
+        lines.append(f"{asked}\n{facts}\n")
+        name = rng.choice([name for name in DEMANDS if name != "list"])
+        demand = Constraint(name, rng.choice(DEMANDS[name].values))
+        lines.append(f"{demand.says(language, language)}\n{_note(demand, language, language)}\n")
+    return "".join(lines)
+
+
+SOURCES: dict[str, Callable[[random.Random], str]] = {
+    "request": _request,
+    "safety": _safety,
+    "facts_drill": facts_drill,
+}
 
 
 @dataclass(frozen=True, slots=True)
