@@ -60,8 +60,8 @@ def main() -> int:
                 {"kind": name, "problems": [len(known), len(fresh)], "pass@1": [one, two], "standard_errors": distance}
             )  # fmt: skip
             print(
-                f"{name:12} known {one:.3f} (se {one_se:.3f})  fresh {two:.3f} (se {two_se:.3f}, {len(fresh)} problems)  "
-                f"{distance:.1f} standard errors apart",
+                f"{name:12} known {one:.3f} (se {one_se:.3f})  fresh {two:.3f} (se {two_se:.3f}, {len(fresh)} "
+                f"problems)  {distance:.1f} standard errors apart",
                 flush=True,
             )
     if asked.out:

@@ -239,7 +239,7 @@ def test_the_table_of_domains() -> None:
     )
     table = domain_table(rows, lambda text: len(text.split()))
     assert [row["domain"] for row in table] == ["math", "total"]
-    assert table[0] == {"domain": "math", "samples": 2, "mean_rounds": 1.0, "mean_tokens": 14.0}
+    assert table[0] == {"domain": "math", "samples": 2, "mean_rounds": 1.0, "mean_tokens": 6.0}
     assert domain_of(countdown(1, 1)) == "math"
 
 

@@ -222,7 +222,8 @@ def test_facts_of_drills_are_read_rightly_and_never_stand_with_a_demand() -> Non
             wanted = {"Who": name, "How": number}.get(
                 question.split()[0], thing or re.sub(r",? and ", ", ", listed or "")
             )
-            assert after == wanted and other not in after, (line, after)
+            assert after == wanted, (line, after)
+            assert other not in after, (line, after)
             asked += 1
     assert asked > 100
 

@@ -5,10 +5,10 @@ a summary that is faithful to the thinking, adds no step, boxes the answer and i
 1); trivial questions get a line of thinking (listing 3). The prompts here are our own words.
 
 `RuleRewriter` is no language model. It drops lines that repeat a calculation or say what is not so (a wrong sum; in
-countdown also a wrong verdict, or a number that is not given), puts the few marker words of the miniature world into the
-question's language, and takes the summary's calculation from the thinking. It never makes up a calculation: every line
-of its thinking, and every calculation of its summary, stands in the sample. What it adds are words that the miniature
-bases have ids for: a word that has to be spelled is the first thing a small model stumbles over.
+countdown also a wrong verdict, or a number that is not given), puts the few marker words of the miniature world into
+the question's language, and takes the summary's calculation from the thinking. It never makes up a calculation: every
+line of its thinking, and every calculation of its summary, stands in the sample. What it adds are words that the
+miniature bases have ids for: a word that has to be spelled is what a small model stumbles over.
 """
 
 from __future__ import annotations
