@@ -208,6 +208,18 @@ def test_charts_have_only_series_with_data() -> None:
     assert found == {"accuracy": ["eval/accuracy"], "terms": ["rewards/language/mean"]}
 
 
+def test_many_held_out_sets_get_a_chart_each() -> None:
+    def drawn(*names: str) -> dict[str, list[str]]:
+        row = {"step": 0, "eval/accuracy": 0.3} | {f"eval/{name}/accuracy": 0.5 for name in names}
+        return {chart.id: [series.key for series in chart.series] for chart in charts([row])}
+
+    assert drawn("word", "logic") == {"accuracy": ["eval/accuracy", "eval/logic/accuracy", "eval/word/accuracy"]}
+    many = [f"set-{number}" for number in range(5)]
+    assert drawn(*many) == {"accuracy": ["eval/accuracy"]} | {
+        f"accuracy-{name}": [f"eval/{name}/accuracy"] for name in many
+    }
+
+
 def test_every_metric_of_a_full_run_is_drawn(fake_run: Path) -> None:
     rows = read_run(fake_run).metrics
     drawn = {key for chart in charts(rows) for item in chart.series for key in (item.key, item.se)}

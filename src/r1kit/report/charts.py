@@ -50,8 +50,12 @@ SETS_TONES = ("violet", "right", "wrong", "ink")
 def charts(rows: Sequence[Row], generator_best: float | None = None) -> tuple[Chart, ...]:
     """The charts that have data, in reading order; the first with accuracy is the large one."""
     keys = {key for row in rows for key, value in row.items() if number(value) is not None}
+    further = sorted(match[1] for key in keys if (match := re.fullmatch(r"eval/(.+)/accuracy", key)))
+    # more lines than there are tones cannot be told apart
+    crowded = len(further) > len(SETS_TONES)
     every = (
-        _accuracy(keys, generator_best),
+        _accuracy([] if crowded else further, generator_best),
+        *(_accuracy_of(name) for name in further if crowded),
         *_learning(keys),
         *_lengths(),
         *_policy(),
@@ -71,8 +75,7 @@ def _constant_rate(chart: Chart, rows: Sequence[Row]) -> bool:
     return chart.id == "lr" and len({row["learning_rate"] for row in rows if "learning_rate" in row}) == 1
 
 
-def _accuracy(keys: set[str], generator_best: float | None) -> Chart:
-    further = sorted(match[1] for key in keys if (match := re.fullmatch(r"eval/(.+)/accuracy", key)))
+def _accuracy(further: Sequence[str], generator_best: float | None) -> Chart:
     series = [
         Series(key="rewards/accuracy/mean", label="training", tone="train"),
         Series(key="eval/accuracy", label="held-out", tone="heldout", se="eval/accuracy_se", sparse=True),
@@ -85,6 +88,13 @@ def _accuracy(keys: set[str], generator_best: float | None) -> Chart:
     return Chart(
         id="accuracy", title="Accuracy", series=tuple(series), style="percent", note=note, low=0, high=1, marks=marks
     )
+
+
+def _accuracy_of(name: str) -> Chart:
+    """A held-out set's own chart."""
+    key = f"eval/{name}/accuracy"
+    series = Series(key=key, label="held-out", tone="heldout", se=f"{key}_se", sparse=True)
+    return Chart(id=f"accuracy-{name}", title=name, series=(series,), style="percent", note="Accuracy.", low=0, high=1)
 
 
 def _learning(keys: set[str]) -> tuple[Chart, ...]:
