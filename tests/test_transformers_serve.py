@@ -80,7 +80,7 @@ def test_its_greedy_texts_are_those_of_our_engine(model: Path, url: str) -> None
     assert theirs == ours
 
 
-def test_a_judge_that_makes_no_sense_is_one_sentence_and_its_words_are_kept(model: Path, url: str, tmp_path: Path) -> None:
+def test_a_judge_that_makes_no_sense_is_one_sentence(model: Path, url: str, tmp_path: Path) -> None:
     config = load_recipe(
         "preferences",
         [
