@@ -48,7 +48,7 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, env=quiet)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/v1/models", server, log)
+        _wait_for(f"http://127.0.0.1:{port}/health", server, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.terminate()
@@ -73,10 +73,11 @@ def test_its_greedy_texts_are_those_of_our_engine(model: Path, url: str) -> None
     greedy = SamplingParams(temperature=0.0, max_completion_length=LENGTH)
     engine.submit(requests_for([(p, 0) for p in problems], policy, greedy, 1, Draws(0, "test", "greedy", 0)))
     ours = {completion.problem_id: completion.text.strip() for completion in engine.completions()}
-    asks = {Ask(messages=problem.messages): problem.id for problem in problems}
+    names = {problem.text: problem.id for problem in problems}
+    asks = [Ask(messages=problem.messages) for problem in problems]
     theirs: dict[str, str] = {}
     client = ChatServer(ServerSettings(url=url, model=str(model), max_completion_length=LENGTH, timeout=60.0))
-    client.answer(list(asks), lambda ask, text: theirs.update({asks[ask]: text.strip()}))
+    client.answer(asks, lambda ask, text: theirs.update({names[ask.messages[0]["content"]]: text.strip()}))
     assert theirs == ours
 
 
@@ -84,8 +85,9 @@ def test_a_judge_that_makes_no_sense_is_one_sentence(model: Path, url: str, tmp_
     config = load_recipe(
         "preferences",
         [
-            f"model={model}", "problems=request", f"judge={url}", f"server_model={model}", "num_problems=4",
-            "num_generations=2", "max_completion_length=40", "max_prompt_length=200", "torch_threads=1",
+            "model=mini-world", "problems=request", f"judge={url}", f"server_model={model}", "num_problems=3",
+            "num_generations=4", "max_completion_length=96", "max_prompt_length=200", "torch_threads=1",
+            "answer_length=24", "num_judgements=2", "answer_tries=1",
             f"output_dir={tmp_path / 'run'}",
         ],
     )  # fmt: skip

@@ -20,6 +20,7 @@ SOURCES: dict[str, Callable[[random.Random], str]] = {
     "steps_drill": code.steps_drill,
     **{name: write for desk in DESKS.values() for name, write in desk.sources().items()},
     **general.SOURCES,
+    "facts_drill": general.facts_drill,
 }
 
 

@@ -315,11 +315,7 @@ def facts_drill(rng: random.Random) -> str:
     return "".join(lines)
 
 
-SOURCES: dict[str, Callable[[random.Random], str]] = {
-    "request": _request,
-    "safety": _safety,
-    "facts_drill": facts_drill,
-}
+SOURCES: dict[str, Callable[[random.Random], str]] = {"request": _request, "safety": _safety}
 
 
 @dataclass(frozen=True, slots=True)
