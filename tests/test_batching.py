@@ -10,13 +10,11 @@ from r1kit.batching import (
     TrainBatch,
     build_grpo_batch,
     build_sft_batch,
-    even_tokens,
     micro_batches,
     mini_batches,
     packed_view,
     padded_view,
     plan_micro_batches,
-    share_out,
     without_idle_sequences,
 )
 from r1kit.types import Completion, Problem, RewardBreakdown, RolloutGroup, Segment
@@ -199,23 +197,3 @@ def test_an_empty_batch_is_a_batch() -> None:
     batch = build_grpo_batch([])
     assert (batch.num_sequences, batch.num_tokens) == (0, 0)
     assert micro_batches(batch, 100) == []
-
-
-def test_lanes_get_about_as_much_each() -> None:
-    lengths = np.array([100] * 23, dtype=np.int64)
-    # 2,300 tokens in two lanes: 1,150 each and 5 % of room, not 2,048 and 252
-    assert even_tokens(lengths, 2048, 2) == 1208
-    parts = plan_micro_batches(lengths, even_tokens(lengths, 2048, 2), "packed")
-    assert sorted(map(len, parts)) == [11, 12]
-    assert even_tokens(lengths, 512, 2) == 403, "three rounds of two: 384 each and room"
-    assert even_tokens(np.array([5_000, 10], dtype=np.int64), 2048, 2) == 2048, "never more than was allowed"
-    assert even_tokens(np.array([900, 10], dtype=np.int64), 2048, 2) == 900, (
-        "nor less than the longest, where that fits"
-    )
-    assert even_tokens(np.zeros(0, dtype=np.int64), 2048, 2) >= 1
-
-
-def test_shares_are_even_and_whole() -> None:
-    assert share_out([5, 9, 4, 8, 2], 2) == [[1, 2, 4], [3, 0]]
-    assert share_out([3], 3) == [[0], [], []]
-    assert share_out([], 2) == [[], []]

@@ -8,7 +8,6 @@ the rest as one.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -335,28 +334,6 @@ def plan_micro_batches(lengths: Int64s, max_tokens: int, layout: Layout = "padde
     """
     order = np.argsort(-lengths, kind="stable").tolist()
     return _best_fit(order, lengths, max_tokens) if layout == "packed" else _rows(order, lengths, max_tokens)
-
-
-def even_tokens(lengths: Int64s, max_tokens: int, lanes: int) -> int:
-    """How many tokens a micro-batch may have, at most ``max_tokens``, so that ``lanes`` workers get about as much each:
-    a batch of 2,300 tokens is no 2,048 for one and 252 for the other."""
-    total = int(lengths.sum())
-    rounds = max(1, -(-total // (max_tokens * lanes)))
-    # some room for what does not fit exactly
-    even = math.ceil(total / (rounds * lanes) * 1.05)
-    return min(max_tokens, max(even, int(lengths.max(initial=1))))
-
-
-def share_out(costs: Sequence[int], lanes: int) -> list[list[int]]:
-    """Which of the parts each of ``lanes`` workers takes: the longest first, each to who has least to do so far
-    (longest processing time first; Graham 1969)."""
-    shares: list[list[int]] = [[] for _ in range(lanes)]
-    loads = [0] * lanes
-    for part in sorted(range(len(costs)), key=lambda part: -costs[part]):
-        lane = loads.index(min(loads))
-        shares[lane].append(part)
-        loads[lane] += costs[part]
-    return shares
 
 
 def _rows(order: Sequence[int], lengths: Int64s, max_tokens: int) -> list[list[int]]:

@@ -31,11 +31,9 @@ from r1kit.batching import (
     ModelView,
     ScoreInputs,
     TrainBatch,
-    even_tokens,
     micro_batches,
     model_view,
     plan_micro_batches,
-    share_out,
 )
 from r1kit.devices import has_native_bf16, single_threaded_operations
 from r1kit.lora import AdapterReference, changes_while_it_runs, dropouts
@@ -161,12 +159,12 @@ class Learner:
 
         Returns ``loss`` (that sum) and the loss function's metrics as means over the batch's trained tokens.
         """
-        most = self._micro_batch_tokens
-        if self._lanes > 1:
-            most = even_tokens(batch.lengths, most, self._lanes)
-        micros = [micro for micro in micro_batches(batch, most, layout=self._layout) if micro.weight_N.any()]
-        taken = share_out([micro.num_tokens for micro in micros], self._lanes)
-        shares = [[micros[place] for place in places] for places in taken]
+        micros = [
+            micro
+            for micro in micro_batches(batch, self._micro_batch_tokens, layout=self._layout)
+            if micro.weight_N.any()
+        ]
+        shares = [micros[lane :: self._lanes] for lane in range(self._lanes)]
 
         def work(share: list[TrainBatch]) -> tuple[list[Tensor | None], dict[str, float]]:
             return self._gradients(share, loss, temperature)
