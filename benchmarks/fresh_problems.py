@@ -29,7 +29,7 @@ MOST_ERRORS = 3.0
 def problems_of(name: str, n: int, seed: int, without: frozenset[str] = frozenset()) -> tuple[Problem, ...]:
     """``n`` held-out problems, none of whose prompts is in ``without``, where the kind has so many."""
     found = kinds.make_problems(name, n + len(without), seed, "heldout")
-    return tuple(problem for problem in found if str(problem.prompt) not in without)[:n]
+    return tuple(problem for problem in found if problem.text not in without)[:n]
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
     with Scorer(("accuracy", "format")) as scorer:
         for name in asked.sets:
             known = problems_of(name, asked.problems, CARD_SEED)
-            fresh = problems_of(name, asked.problems, asked.seed, frozenset(str(p.prompt) for p in known))
+            fresh = problems_of(name, asked.problems, asked.seed, frozenset(p.text for p in known))
             both = [
                 evaluate_problems(name, problems, engine, scorer, policy, params, k=asked.samples)
                 for problems in (known, fresh)
