@@ -300,9 +300,10 @@ def facts_drill(rng: random.Random) -> str:
     """A page of what two sentences tell about somebody, and of demands put in short, all right. Never both together:
     a question with its demands is what is held out."""
     tongue: Tongue = rng.choices(("en", "zh"), (0.75, 0.25))[0]
+    forms: tuple[Form, ...] = ("who", "what", "count", "list")
     lines = []
     for _ in range(rng.randint(3, 5)):
-        form = rng.choice(("who", "what", "count", "list"))
+        form = rng.choice(forms)
         held = (Constraint("list", rng.choice(DEMANDS["list"].values)),) if form == "list" else ()
         language = asked_in(rng, tongue)
         case = Request(form, held).case(rng, language)
