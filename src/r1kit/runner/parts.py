@@ -173,6 +173,11 @@ def is_small(policy: Policy) -> bool:
     return policy.device.type == "cpu" and parameters < SMALL_MODEL
 
 
+def lanes_of(policy: Policy, threads: int) -> int:
+    """How many micro-batches of a learner are worked on at a time: a small model's cores take one each."""
+    return threads if is_small(policy) else 1
+
+
 def make_learner(
     config: PolicyConfig,
     policy: Policy,
@@ -205,7 +210,7 @@ def make_learner(
         layout=layout,
         gradient_checkpointing=config.gradient_checkpointing,
         use_reference=use_reference,
-        lanes=threads if is_small(policy) else 1,
+        lanes=lanes_of(policy, threads),
     )
 
 

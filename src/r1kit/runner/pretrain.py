@@ -17,7 +17,7 @@ from r1kit.progress import Progress
 from r1kit.rewards.scorer import Scorer, VerifierErrors
 from r1kit.rollouts import Draws, collect, eval_metrics, rows_of_groups
 from r1kit.run_directory import InterruptGuard, Run, saving
-from r1kit.runner.parts import is_small, make_engine
+from r1kit.runner.parts import lanes_of, make_engine
 from r1kit.runner.watching import Watched, make_trackers, steps_done
 from r1kit.tasks.sets import EVAL_SEED
 from r1kit.train import pretrain
@@ -67,7 +67,7 @@ def run(config: PretrainConfig, run: Run, guard: InterruptGuard) -> None:
         trackers = stack.enter_context(make_trackers(config, run))
         progress = stack.enter_context(Progress(steps, config.recipe, start_step=steps_done(run)))
         run.on_warning = progress.warn
-        learner = pretrain.make_learner(config, policy, lanes=threads if is_small(policy) else 1)
+        learner = pretrain.make_learner(config, policy, lanes=lanes_of(policy, threads))
         samples = stack.enter_context(Samples.of(config, run, learner)) if config.eval_every else None
         seconds = pretrain.train(config, learner, run, Watched(progress, trackers), lambda: guard.stop, samples)
         with saving("the model", run.directory):
