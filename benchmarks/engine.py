@@ -34,18 +34,18 @@ def build_model(vocab: int = 512) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def build_requests(vocab: int = 512) -> list[Request]:
+def build_requests(vocab: int = 512, prompts: int = PROMPTS, samples: int = SAMPLES) -> list[Request]:
     """Lengths are log-normal, as those of a policy in training, and forced: random weights never stop."""
     random = np.random.default_rng(0)
-    lengths = np.clip(np.exp(random.normal(4.4, 0.75, PROMPTS * SAMPLES)), 20, 384).astype(int)
-    prompts = [random.integers(0, vocab, random.integers(20, 31)).astype(np.int32) for _ in range(PROMPTS)]
+    lengths = np.clip(np.exp(random.normal(4.4, 0.75, prompts * samples)), 20, 384).astype(int)
+    ids = [random.integers(0, vocab, random.integers(20, 31)).astype(np.int32) for _ in range(prompts)]
     return [
         Request(
-            problem_id=f"p{i // SAMPLES}",
-            prompt_ids=prompts[i // SAMPLES],
+            problem_id=f"p{i // samples}",
+            prompt_ids=ids[i // samples],
             params=SamplingParams(max_completion_length=int(length)),
             draw=DrawKey(
-                run_seed=0, stage="s", purpose="b", rollout=0, problem_id=f"p{i // SAMPLES}", sample=i % SAMPLES
+                run_seed=0, stage="s", purpose="b", rollout=0, problem_id=f"p{i // samples}", sample=i % samples
             ),
         )
         for i, length in enumerate(lengths)

@@ -1,12 +1,12 @@
 """Speed of one optimizer update on the laptop job, against what its matrix products alone would take here.
 
-    python benchmarks/trainer.py [--lanes 2] [--repeats 5] [--micro-batch-tokens 2048] [--growth] [--profile]
+    python benchmarks/trainer.py [--lanes 2] [--repeats 5] [--micro-batch-tokens 2048] [--profile]
 
 The job: the 256 completions of benchmarks/engine.py (log-normal lengths, 20 to 384, mean about 110) to 32 prompts, the
 shipped base's architecture, GRPO's loss. The limit: forward, input-gradient and weight-gradient products of every
 linear layer and of the head, for the job's tokens alone (no padding), with as many threads side by side as the trainer
-uses, and AdamW's passes over the weights at the measured rate of copying memory. With --growth: seconds against
-tokens, and the exponent of the power law through them.
+uses, and AdamW's passes over the weights at the measured rate of copying memory. Seconds against tokens:
+benchmarks/growth.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from engine import build_model, build_requests
+from engine import PROMPTS, SAMPLES, build_model, build_requests
 
 from r1kit.batching import TrainBatch, build_grpo_batch
 from r1kit.learner import Learner
@@ -39,14 +39,13 @@ def completion(request: Request, random: np.random.Generator) -> Completion:
     )  # fmt: skip
 
 
-def build_batch(share: float = 1.0) -> TrainBatch:
-    """A rollout's groups with random rewards; ``share`` < 1 takes the first groups only."""
+def build_batch(prompts: int = PROMPTS, samples: int = SAMPLES) -> TrainBatch:
+    """A rollout's groups with random rewards."""
     random = np.random.default_rng(0)
     groups: dict[str, list[Completion]] = {}
-    for request in build_requests():
+    for request in build_requests(prompts=prompts, samples=samples):
         groups.setdefault(request.problem_id, []).append(completion(request, random))
-    kept = list(groups.items())[: max(1, round(share * len(groups)))]
-    return build_grpo_batch([scored(name, rows, random) for name, rows in kept])
+    return build_grpo_batch([scored(name, rows, random) for name, rows in groups.items()])
 
 
 def scored(name: str, rows: list[Completion], random: np.random.Generator) -> RolloutGroup:
@@ -67,18 +66,21 @@ def make_learner(lanes: int, micro_batch_tokens: int | None) -> Learner:
     return Learner(policy, learning_rate=1e-4, lanes=lanes, micro_batch_tokens=micro_batch_tokens)
 
 
-def seconds_of_update(learner: Learner, batch: TrainBatch, repeats: int) -> float:
-    """Median of ``repeats`` updates after one to warm up."""
+def time_update(learner: Learner, batch: TrainBatch) -> tuple[float, float]:
+    """Seconds of wall clock and of processor time."""
 
     def loss(inputs: LossInputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return grpo_loss(inputs, GrpoLossConfig())
 
-    found = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        learner.forward_backward(batch, loss)
-        learner.optim_step()
-        found.append(time.perf_counter() - start)
+    start, used = time.perf_counter(), time.process_time()
+    learner.forward_backward(batch, loss)
+    learner.optim_step()
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def seconds_of_update(learner: Learner, batch: TrainBatch, repeats: int) -> float:
+    """Median of ``repeats`` updates after one to warm up."""
+    found = [time_update(learner, batch)[0] for _ in range(repeats + 1)]
     return statistics.median(found[1:])
 
 
@@ -125,7 +127,6 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--micro-batch-tokens", type=int)
-    parser.add_argument("--growth", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     batch = build_batch()
@@ -143,14 +144,6 @@ def main() -> None:
         f"({dtype}, {options.lanes} threads) = {products:.2f} s, and {ADAMW_PASSES} x {4 * parameters / 1e6:.1f} MB / "
         f"{copying / 1e9:.1f} GB/s = {passes:.3f} s: the update runs at {(products + passes) / seconds:.0%} of it"
     )
-    if options.growth:
-        points = []
-        for share in (0.125, 0.25, 0.5, 1.0):
-            part = build_batch(share)
-            points.append((part.num_tokens, seconds_of_update(learner, part, options.repeats)))
-            print(f"  {points[-1][0]:7,} tokens: {points[-1][1]:.3f} s")
-        exponent = np.polyfit(*np.log(np.array(points)).T, 1)[0]
-        print(f"seconds grow as tokens to the power {exponent:.3f}")
     if options.profile:
         with torch.profiler.profile() as profile:
             seconds_of_update(learner, batch, 1)
