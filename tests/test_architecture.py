@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "machine"),
     ("statistics", "progress", "trackers", "trl_import", "trl_keys", "findings", "sandbox", "mini", "attention"),
     ("tasks", "rewards", "mini.pairs", "losses", "batching", "grading", "figures", "benchmarks"),
-    ("devices", "fused", "lora", "policy", "learner", "engines", "run_directory", "report"),
+    ("devices", "kernels", "fused", "lora", "policy", "learner", "engines", "run_directory", "report"),
     ("rollouts",),
     ("train", "evaluation", "sampling", "mini.card", "stages", "search", "cluster"),
     ("runner", "pipeline"),

@@ -386,12 +386,14 @@ class ModelView:
 
     ``tokens_BT``, and ``positions_BT`` where they do not simply count from 0 in each row. ``stream_M``: which tokens of
     the batch's stream are predicted; ``source_M``: the flat index (into B * T) of the hidden state that predicts each;
-    ``target_M``: the token. ``cu_seqlens`` [S + 1] is given where several sequences share the one row.
+    ``target_M``: the token. ``cu_seqlens`` [S + 1] is given where several sequences share the one row, and ``lengths_B``
+    where each has a row of its own, padded.
     """
 
     tokens_BT: Int64s
     positions_BT: Int64s | None
     cu_seqlens: Int64s | None
+    lengths_B: Int64s | None
     stream_M: Int64s
     source_M: Int64s
     target_M: Int64s
@@ -411,6 +413,7 @@ def padded_view(batch: TrainBatch) -> ModelView:
         tokens_BT=tokens_BT,
         positions_BT=None,
         cu_seqlens=None,
+        lengths_B=lengths,
         stream_M=stream,
         source_M=source,
         target_M=batch.tokens_N[stream].astype(np.int64),
@@ -425,6 +428,7 @@ def packed_view(batch: TrainBatch) -> ModelView:
         tokens_BT=batch.tokens_N[None].astype(np.int64),
         positions_BT=batch.positions_N[None].astype(np.int64),
         cu_seqlens=batch.cu_seqlens,
+        lengths_B=None,
         stream_M=stream,
         source_M=stream - 1,
         target_M=batch.tokens_N[stream].astype(np.int64),

@@ -25,9 +25,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from r1kit.batching import ModelView
+from r1kit.batching import Int64s, ModelView
 from r1kit.devices import resolve_device
 from r1kit.fused import chunked_logprobs, head_logits, is_lean, make_lean
+from r1kit.kernels.training import Packed, hidden_states, trained_model
+from r1kit.kernels.training import logprobs as compiled_logprobs
 from r1kit.lora import LoraSettings, add_adapter, merged_weights
 from r1kit.losses import logprobs_and_entropy
 from r1kit.tasks.hub import hub_reachable
@@ -444,6 +446,10 @@ def token_logprobs(
     than a scaled, soft-capped linear map of its last hidden state falls back to its own logits, whole.
     """
     head, states = _predicting_states(model, view)
+    compiled = trained_model(model)
+    if compiled is not None:
+        weight = model.get_output_embeddings().weight
+        return compiled_logprobs(compiled, states, weight, view.target_M.astype(np.int32), temperature)
     target = torch.from_numpy(view.target_M).to(states.device)
     if head is None:
         return logprobs_and_entropy(states.float() / temperature, target)
@@ -461,10 +467,8 @@ def token_logprobs(
 def sequence_scores(model: Any, view: ModelView) -> Tensor:
     """A reward model's fp32 score [M] at each token of ``view.target_M``: the head on the hidden state of that token
     itself, as ``AutoModelForSequenceClassification`` reads the last token that is no padding."""
-    device = next(model.parameters()).device
-    hidden = _decoder(model)(**_model_arguments(model, view, device)).last_hidden_state.flatten(0, 1)
     # source_M predicts the token from the one before it; here the token's own state is read
-    states = hidden.index_select(0, torch.from_numpy(view.source_M + 1).to(device))
+    states = _states_at(model, view, view.source_M + 1)
     with torch.autocast(states.device.type, enabled=False):
         return nn.functional.linear(states.float(), model.score.weight.float()).squeeze(-1)
 
@@ -504,13 +508,38 @@ def over_logits(
 def _predicting_states(model: Any, view: ModelView) -> tuple[_Head | None, Tensor]:
     """The LM head and the hidden states [M, D] that it reads at ``view.source_M``; or None and the logits there [M, V],
     where the head is more than ``_Head`` describes."""
-    device = next(model.parameters()).device
-    source = torch.from_numpy(view.source_M).to(device)
-    arguments = _model_arguments(model, view, device)
     head = _find_head(model)
     if head is None:
-        return None, model(**arguments).logits.flatten(0, 1)[source]
-    return head, _decoder(model)(**arguments).last_hidden_state.flatten(0, 1).index_select(0, source)
+        device = next(model.parameters()).device
+        logits = model(**_model_arguments(model, view, device)).logits
+        return None, logits.flatten(0, 1)[torch.from_numpy(view.source_M).to(device)]
+    return head, _states_at(model, view, view.source_M)
+
+
+def _states_at(model: Any, view: ModelView, places_M: Int64s) -> Tensor:
+    """The decoder's last hidden states [M, D] at flat indices into ``view.tokens_BT``."""
+    compiled = trained_model(model)
+    if compiled is not None:
+        packed, places_M = _packed(view, places_M)
+        return hidden_states(compiled, packed).index_select(0, torch.from_numpy(places_M))
+    device = next(model.parameters()).device
+    states: Tensor = _decoder(model)(**_model_arguments(model, view, device)).last_hidden_state
+    return states.flatten(0, 1).index_select(0, torch.from_numpy(places_M).to(device))
+
+
+def _packed(view: ModelView, places_M: Int64s) -> tuple[Packed, Int64s]:
+    """A view as one stream without padding, and places in its rows as places in the stream."""
+    if view.cu_seqlens is not None and view.positions_BT is not None:
+        ids, positions, starts = view.tokens_BT[0], view.positions_BT[0], view.cu_seqlens
+    else:
+        assert view.lengths_B is not None
+        width = view.tokens_BT.shape[1]
+        inside = np.arange(width) < view.lengths_B[:, None]
+        starts = np.concatenate([[0], np.cumsum(view.lengths_B)])
+        ids, positions = view.tokens_BT[inside], np.nonzero(inside)[1]
+        places_M = starts[places_M // width] + places_M % width
+    packed = Packed(ids=ids.astype(np.int32), positions=positions.astype(np.int32), starts=starts.astype(np.int32))
+    return packed, places_M
 
 
 def _default_chunk(head: _Head) -> int:

@@ -10,7 +10,7 @@ which leaves every dot product as it was); the attention scale is folded into th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 # shows in the log-probabilities, and a small head costs little.
 WIDE_HEAD_WEIGHTS = 1 << 22
 CACHE_BLOCK = 32
+# A batch size or cache length not seen before costs the CPU's matrix library about 2 ms of code generation a
+# step, and moving rows costs time too: rows leave in blocks of up to this many.
+ROW_BLOCK = 16
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -81,6 +84,8 @@ class PromptState:
 class FastDecoder:
     """Weights, key-value cache and forward passes. Rows are appended at the end and dropped by ``keep``."""
 
+    row_block = ROW_BLOCK
+
     def __init__(self, model: Any, dtype: torch.dtype, *, cast_lm_head_to_fp32: bool = False) -> None:
         config, attention = model.config, model.model.layers[0].self_attn
         self.device = model.device
@@ -99,10 +104,14 @@ class FastDecoder:
         self._frequencies = torch.empty(0, self.head_dim // 2, dtype=torch.complex64, device=self.device)
         with torch.inference_mode():
             self._allocate(model, cast_lm_head_to_fp32)
-            self.destinations.load(model.named_parameters())
+            self.load(model.named_parameters())
         self.clear()
 
     # -- weights ---------------------------------------------------------------------------------------
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace all weights, as ``Destinations.load`` does."""
+        self.destinations.load(weights)
 
     def _allocate(self, model: Any, wide_head: bool) -> None:
         config = model.config

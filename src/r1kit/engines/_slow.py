@@ -7,7 +7,7 @@ row selection, new ones enter by padding the shorter cache on the left; leading 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from r1kit.engines._fast import ROW_BLOCK
 from r1kit.engines._weights import Destinations
 from r1kit.types import UserError
 
@@ -30,7 +31,9 @@ class SlowPromptState:
 
 
 class SlowDecoder:
-    """Holds its own copy of the model, so that weights change by ``destinations.load`` alone."""
+    """Holds its own copy of the model, so that weights change by ``load`` alone."""
+
+    row_block = ROW_BLOCK
 
     def __init__(self, model: Any, dtype: torch.dtype, *, cast_lm_head_to_fp32: bool = False) -> None:
         self.device = model.device
@@ -54,6 +57,10 @@ class SlowDecoder:
             elif name not in parameters:
                 self.destinations.ignore(name)
         self.clear()
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace all weights, as ``Destinations.load`` does."""
+        self.destinations.load(weights)
 
     @torch.inference_mode()
     def _measure_bytes_per_token(self) -> int:

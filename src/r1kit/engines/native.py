@@ -1,7 +1,8 @@
 """The native engine: our own sampler, over weights that sit in the same process.
 
 Continuous batching: finished rows leave, waiting requests enter; a prompt shared by a group is prefilled once.
-The forward passes are in ``_fast`` (Llama, Qwen2, Qwen3) and ``_slow`` (any other causal model of transformers).
+The forward passes are in ``_compiled`` (small Llama, Qwen2 and Qwen3 models in bfloat16 on a CPU), ``_fast`` (Llama, Qwen2,
+Qwen3) and ``_slow`` (any other causal model of transformers).
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r1kit import kernels
 from r1kit.devices import has_native_bf16
 from r1kit.engines import _fast, _slow
+from r1kit.engines._compiled import CompiledDecoder, draw
 from r1kit.engines._sampling import RowParams, sample
 from r1kit.engines._stops import StopStrings
 from r1kit.engines.base import EngineError
 from r1kit.engines.draws import uniforms
 from r1kit.types import Completion, DrawKey, FinishReason, Request, Segment, UserError
 
-# A batch size or cache length not seen before costs the CPU's matrix library about 2 ms of code generation a
-# step, and moving rows costs time too: rows leave in blocks of up to this many.
-ROW_BLOCK = 16
 PREFILL_TOKENS = 1 << 14
 CPU_CACHE_BYTES = 2 << 30
 
@@ -87,7 +87,7 @@ class NativeEngine:
     processor multiplies it natively (CUDA, AMX, AVX512-BF16) and float32 elsewhere. ``max_batch_size``: rows sampled
     at once. ``max_tokens_in_cache``: bounds rows x tokens of the key-value cache (default: what fits in 2 GiB on a
     CPU, in half of the free memory on a GPU). ``eos_token_ids``: default, those of the generation configuration, the
-    model's configuration or the tokenizer. ``path``: "auto" takes the fast forward pass where there is one.
+    model's configuration or the tokenizer. ``path``: "auto" takes the fastest forward pass there is.
     ``cast_lm_head_to_fp32``: logits come of float32 products, whatever ``dtype`` is (small heads do in any case).
     """
 
@@ -100,16 +100,12 @@ class NativeEngine:
         max_batch_size: int = 256,
         max_tokens_in_cache: int | None = None,
         eos_token_ids: Iterable[int] | None = None,
-        path: Literal["auto", "fast", "slow"] = "auto",
+        path: Literal["auto", "compiled", "fast", "slow"] = "auto",
         cast_lm_head_to_fp32: bool = False,
     ) -> None:
-        reason = "path='slow' was asked for" if path == "slow" else _fast.why_not(model)
-        if path == "fast" and reason:
-            raise UserError(f"the native engine's fast path does not cover this model ({reason}): use path='auto'")
-        self.path = "slow" if reason else "fast"
-        self.why_slow = reason
         self.dtype = _resolve_dtype(dtype, model.device)
-        kind = _slow.SlowDecoder if reason else _fast.FastDecoder
+        self.path, self.why_slow = _choose_path(model, self.dtype, path)
+        kind: Any = {"compiled": CompiledDecoder, "fast": _fast.FastDecoder, "slow": _slow.SlowDecoder}[self.path]
         self._decoder: Any = kind(model, self.dtype, cast_lm_head_to_fp32=cast_lm_head_to_fp32)
         self._device = model.device
         self._decode = _decoder_of_text(tokenizer)
@@ -185,7 +181,7 @@ class NativeEngine:
         """See ``Engine.load``. Raises ``EngineError`` when called while sampling, or for weights that do not fit."""
         if self._answers and not self._paused:
             raise EngineError("weights were loaded while completions are being sampled: call pause() first")
-        self._decoder.destinations.load(weights)
+        self._decoder.load(weights)
         self.version = version
         self._held = None
         self._stale = bool(self._answers)
@@ -275,7 +271,7 @@ class NativeEngine:
         dead = total - live
         if not dead:
             return
-        target = live if self._waiting and self._worth_admitting(live) else _padded(live)
+        target = live if self._waiting and self._worth_admitting(live) else _padded(live, self._decoder.row_block)
         if target >= total:
             return
         self._keep(target)
@@ -379,10 +375,9 @@ class NativeEngine:
         """Draw the next token of the rows from ``start`` on, whose logits are given, and finish what is finished."""
         rows = self._rows
         draws = uniforms(rows.word[start:], rows.count[start:])
-        params = self._params.rows(start, len(rows.live)) if start else self._params
-        drawn, drawn_logprobs = sample(logits, torch.from_numpy(draws).to(self._device), params)
+        drawn, logprobs = self._draw(logits, draws, start)
         rows.last[start:] = drawn
-        tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+        tokens = drawn.cpu().numpy()
         live = np.flatnonzero(rows.live[start:])
         at, picked = live + start, tokens[live]
         if not np.isfinite(logprobs[live]).all():
@@ -392,6 +387,15 @@ class NativeEngine:
         self._logprobs[rows.slot[at], rows.count[at]] = logprobs[live]
         rows.count[at] += 1
         self._finish(at, picked)
+
+    def _draw(self, logits: Tensor, draws: np.ndarray, start: int) -> tuple[Tensor, np.ndarray]:
+        """Tokens of the rows from ``start`` on and their log-probabilities."""
+        rows = self._rows
+        if self.path == "compiled":
+            return draw(logits, rows.temperature[start:], rows.top_p[start:], draws)
+        params = self._params.rows(start, len(rows.live)) if start else self._params
+        drawn, logprobs = sample(logits, torch.from_numpy(draws).to(self._device), params)
+        return drawn, logprobs.cpu().numpy()
 
     def _finish(self, at: np.ndarray, tokens: np.ndarray) -> None:
         """Complete those of the rows ``at`` that end with the token just drawn."""
@@ -455,9 +459,22 @@ class NativeEngine:
             self._decoder.append(self._decoder.prefill(part), np.arange(len(part)))
 
 
-def _padded(live: int) -> int:
-    """Rows to keep for ``live`` live ones: a whole number of blocks, smaller blocks for smaller batches."""
-    block = ROW_BLOCK if live > 2 * ROW_BLOCK else max(1, ROW_BLOCK // 4) if live > ROW_BLOCK // 2 else 1
+def _choose_path(model: Any, dtype: torch.dtype, wanted: str) -> tuple[str, str]:
+    """Which forward pass to take, and why not a faster one. Raises UserError where the one asked for cannot run it."""
+    if wanted == "slow":
+        return "slow", "path='slow' was asked for"
+    uncompiled = "it computes in bfloat16 only" if dtype != torch.bfloat16 else kernels.why_not(model)
+    if wanted in ("auto", "compiled") and not uncompiled:
+        return "compiled", ""
+    reason = uncompiled if wanted == "compiled" else _fast.why_not(model)
+    if reason and wanted != "auto":
+        raise UserError(f"the native engine's {wanted} path does not cover this model ({reason}): use path='auto'")
+    return ("slow", reason) if reason else ("fast", uncompiled)
+
+
+def _padded(live: int, most: int) -> int:
+    """Rows to keep for ``live`` live ones: a whole number of blocks of ``most``, smaller ones for smaller batches."""
+    block = most if live > 2 * most else max(1, most // 4) if live > most // 2 else 1
     return -(-live // block) * block
 
 

@@ -1,0 +1,382 @@
+// The sampler's forward pass over a paged key-value cache, and drawing tokens from logits.
+#pragma once
+
+#include <algorithm>
+#include <cfloat>
+#include <numeric>
+#include <stdexcept>
+
+#include "model.h"
+#include "pool.h"
+
+namespace r1 {
+
+constexpr int PAGE = 64;  // tokens
+
+// Keys and values of rows of tokens. A page holds 64 tokens of every layer and key-value head: keys in blocks of 16 tokens
+// as [D / 2][16][2], values as [32][D][2], so that both products of attention read whole registers.
+class Cache {
+ public:
+  explicit Cache(const R1Shape& s) : shape_(s) {}
+  ~Cache() {
+    for (bf16* page : all_) std::free(page);
+  }
+
+  int add() {
+    int row;
+    if (free_rows_.empty()) {
+      row = static_cast<int>(rows_.size());
+      rows_.emplace_back();
+    } else {
+      row = free_rows_.back();
+      free_rows_.pop_back();
+    }
+    return row;
+  }
+
+  void drop(int row) {
+    for (bf16* page : rows_[row]) free_.push_back(page);
+    rows_[row].clear();
+    free_rows_.push_back(row);
+  }
+
+  // A new row with the first `length` tokens of another.
+  int fork(int from, int length) {
+    const int row = add();
+    grow(row, length);
+    for (size_t i = 0; i < rows_[row].size(); i++) std::memcpy(rows_[row][i], rows_[from][i], page_bytes());
+    return row;
+  }
+
+  void grow(int row, int length) {
+    while (static_cast<int>(rows_[row].size()) * PAGE < length) rows_[row].push_back(page());
+  }
+
+  int count() const { return static_cast<int>(rows_.size()); }
+  bf16* const* pages(int row) const { return rows_[row].data(); }
+  int64_t offset(int layer, int head) const {
+    return (static_cast<int64_t>(layer) * shape_.kv_heads + head) * 2 * PAGE * shape_.head_dim;
+  }
+
+  // Give back the memory of pages that no row uses.
+  void trim() {
+    std::sort(free_.begin(), free_.end());
+    auto used = [&](bf16* page) { return !std::binary_search(free_.begin(), free_.end(), page); };
+    auto kept = std::stable_partition(all_.begin(), all_.end(), used);
+    for (auto it = kept; it != all_.end(); ++it) std::free(*it);
+    all_.erase(kept, all_.end());
+    free_.clear();
+  }
+
+ private:
+  R1Shape shape_;
+  std::vector<bf16*> all_, free_;
+  std::vector<std::vector<bf16*>> rows_;
+  std::vector<int> free_rows_;
+
+  size_t page_bytes() const { return static_cast<size_t>(offset(shape_.layers, 0)) * sizeof(bf16); }
+
+  bf16* page() {
+    bf16* page;
+    if (free_.empty()) {
+      page = static_cast<bf16*>(std::aligned_alloc(64, page_bytes()));
+      if (!page) throw std::bad_alloc();
+      all_.push_back(page);
+    } else {
+      page = free_.back();
+      free_.pop_back();
+    }
+    // what is not written yet is multiplied by a probability of 0: it must be a number
+    std::memset(page, 0, page_bytes());
+    return page;
+  }
+};
+
+inline void remember(bf16* keys, bf16* values, int place, int dim, const bf16* k, const bf16* v) {
+  bf16* to = keys + (place / 16) * 16 * dim + 2 * (place % 16);
+  for (int p = 0; p < dim / 2; p++) std::memcpy(to + 32 * p, k + 2 * p, 4);
+  to = values + (place / 2) * 2 * dim + place % 2;
+  for (int d = 0; d < dim; d++) to[2 * d] = v[d];
+}
+
+inline int pair_at(const bf16* p) {
+  int pair;
+  std::memcpy(&pair, p, 4);
+  return pair;
+}
+
+// Scores of G queries with `length` keys (a multiple of 16 is computed).
+template <int G>
+inline void score(bf16* const* pages, int64_t offset, int dim, const bf16* q, int length, float* s, int width) {
+  for (int start = 0; start < length; start += 16) {
+    const bf16* keys = pages[start / PAGE] + offset + (start % PAGE) * dim;
+    __m512 even[G], odd[G];
+    for (int g = 0; g < G; g++) even[g] = odd[g] = _mm512_setzero_ps();
+    for (int p = 0; p < dim / 2; p += 2) {
+      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_load_si512(keys + 32 * p));
+      const __m512bh b = reinterpret_cast<__m512bh>(_mm512_load_si512(keys + 32 * p + 32));
+      for (int g = 0; g < G; g++) {
+        const bf16* x = q + g * dim + 2 * p;
+        even[g] = _mm512_dpbf16_ps(even[g], reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at(x))), a);
+        odd[g] = _mm512_dpbf16_ps(odd[g], reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at(x + 2))), b);
+      }
+    }
+    for (int g = 0; g < G; g++) _mm512_store_ps(s + g * width + start, _mm512_add_ps(even[g], odd[g]));
+  }
+}
+
+// Softmax of `length` scores, not normalised, rounded; zeros up to a multiple of 32. Returns the sum.
+inline float soften(float* s, int length, bf16* p) {
+  const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
+  __m512 most = lowest;
+  for (int i = 0; i < length; i += 16)
+    most = _mm512_max_ps(most, _mm512_mask_loadu_ps(lowest, first(length - i), s + i));
+  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  __m512 sum = _mm512_setzero_ps();
+  for (int i = 0; i < padded(length); i += 16) {
+    const __mmask16 known = length > i ? first(length - i) : 0;
+    const __m512 e = _mm512_maskz_mov_ps(known, exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(known, s + i), top)));
+    sum = _mm512_add_ps(sum, e);
+    store_bf16(p + i, e);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+template <int G>
+inline void mix(bf16* const* pages, int64_t offset, int dim, const bf16* p, int width, int length, const float* sums,
+                bf16* out) {
+  for (int d = 0; d < dim; d += 32) {
+    __m512 left[G], right[G];
+    for (int g = 0; g < G; g++) left[g] = right[g] = _mm512_setzero_ps();
+    for (int start = 0; start < length; start += PAGE) {
+      const bf16* values = pages[start / PAGE] + offset + static_cast<int64_t>(PAGE) * dim + 2 * d;
+      const int pairs = (std::min(PAGE, length - start) + 1) / 2;
+      for (int i = 0; i < pairs; i++) {
+        const __m512bh a = reinterpret_cast<__m512bh>(_mm512_load_si512(values + 2 * i * dim));
+        const __m512bh b = reinterpret_cast<__m512bh>(_mm512_load_si512(values + 2 * i * dim + 32));
+        for (int g = 0; g < G; g++) {
+          const __m512bh x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair_at(p + g * width + start + 2 * i)));
+          left[g] = _mm512_dpbf16_ps(left[g], x, a);
+          right[g] = _mm512_dpbf16_ps(right[g], x, b);
+        }
+      }
+    }
+    for (int g = 0; g < G; g++) {
+      const __m512 scale = _mm512_set1_ps(1.0f / sums[g]);
+      store_bf16(out + g * dim + d, _mm512_mul_ps(left[g], scale));
+      store_bf16(out + g * dim + d + 16, _mm512_mul_ps(right[g], scale));
+    }
+  }
+}
+
+template <int G>
+inline void attend(bf16* const* pages, int64_t offset, int dim, const bf16* q, int length, float* s, bf16* p, bf16* out) {
+  const int width = padded(length);
+  float sums[G];
+  score<G>(pages, offset, dim, q, length, s, width);
+  for (int g = 0; g < G; g++) sums[g] = soften(s + g * width, length, p + g * width);
+  mix<G>(pages, offset, dim, p, width, length, sums, out);
+}
+
+// One thread's memory.
+struct SamplerScratch {
+  Buffer<float> x, wide, scores;
+  Buffer<bf16> normed, low, qkv, mixed, acts, probs;
+};
+
+// Tokens to be fed: their ids, their positions and the cache rows they belong to (whose earlier tokens are in the cache or
+// among them); the logits wanted: entries `asked`, ascending.
+struct Feed {
+  const int32_t *tokens, *positions, *rows, *asked;
+  const float *cos, *sin;  // [T, D / 2]
+  float* logits;           // [asked, vocab]
+};
+
+inline void forward_part(const Model& m, const Cache& cache, const Feed& feed, int start, int stop, int first_asked,
+                         int last_asked, SamplerScratch& w) {
+  const R1Shape& s = m.shape;
+  const int n = stop - start, rows = padded(n), hidden = s.hidden, dim = s.head_dim, group = s.heads / s.kv_heads;
+  float* x = w.x.reserve(static_cast<size_t>(rows) * hidden);
+  bf16* normed = w.normed.reserve(static_cast<size_t>(rows) * hidden);
+  float* wide = w.wide.reserve(static_cast<size_t>(rows) * m.width);
+  bf16* qkv = w.qkv.reserve(static_cast<size_t>(rows) * m.width);
+  bf16* mixed = w.mixed.reserve(static_cast<size_t>(rows) * m.queries);
+  bf16* acts = w.acts.reserve(static_cast<size_t>(rows) * s.inner);
+  int longest = 0;
+  for (int i = start; i < stop; i++) longest = std::max(longest, feed.positions[i] + 1);
+  float* scores = w.scores.reserve(static_cast<size_t>(4) * padded(longest));
+  bf16* probs = w.probs.reserve(static_cast<size_t>(4) * padded(longest));
+  for (int i = 0; i < n; i++)
+    std::memcpy(x + i * hidden, m.embedding + static_cast<int64_t>(feed.tokens[start + i]) * hidden, 4 * hidden);
+  for (int at = 0; at < s.layers; at++) {
+    const Layer& l = m.layers[at];
+    for (int i = 0; i < n; i++) rms_norm(x + i * hidden, l.input_norm, hidden, s.eps, normed + i * hidden);
+    multiply(normed, hidden, n, l.qkv, padded(m.width), hidden, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        for (int j = 0; j < SIDE; j += 16)
+          _mm512_storeu_ps(wide + (r + i) * static_cast<int64_t>(m.width) + c + j, _mm512_load_ps(out + i * SIDE + j));
+    });
+    for (int i = 0; i < n; i++) {
+      const int64_t turn = static_cast<int64_t>(feed.positions[start + i]) * (dim / 2);
+      bf16* row = qkv + static_cast<int64_t>(i) * m.width;
+      finish_qkv(m, l, wide + static_cast<int64_t>(i) * m.width, feed.cos + turn, feed.sin + turn, row);
+      const int place = feed.positions[start + i];
+      bf16* page = cache.pages(feed.rows[start + i])[place / PAGE];
+      for (int h = 0; h < s.kv_heads; h++) {
+        bf16* keys = page + cache.offset(at, h);
+        const bf16* k = row + m.queries + h * dim;
+        remember(keys, keys + static_cast<int64_t>(PAGE) * dim, place % PAGE, dim, k, k + s.kv_heads * dim);
+      }
+    }
+    for (int i = 0; i < n; i++) {
+      bf16* const* pages = cache.pages(feed.rows[start + i]);
+      const int length = feed.positions[start + i] + 1;
+      for (int h = 0; h < s.kv_heads; h++)
+        for (int g = 0; g < group; g += 4) {
+          const int head = h * group + g;
+          const bf16* q = qkv + static_cast<int64_t>(i) * m.width + head * dim;
+          bf16* out = mixed + static_cast<int64_t>(i) * m.queries + head * dim;
+          const int64_t offset = cache.offset(at, h);
+          switch (std::min(4, group - g)) {
+            case 1: attend<1>(pages, offset, dim, q, length, scores, probs, out); break;
+            case 2: attend<2>(pages, offset, dim, q, length, scores, probs, out); break;
+            case 3: attend<3>(pages, offset, dim, q, length, scores, probs, out); break;
+            default: attend<4>(pages, offset, dim, q, length, scores, probs, out);
+          }
+        }
+    }
+    auto add = [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        for (int j = 0; j < SIDE; j += 16) {
+          float* to = x + static_cast<int64_t>(r + i) * hidden + c + j;
+          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_load_ps(out + i * SIDE + j)));
+        }
+    };
+    multiply(mixed, m.queries, n, l.out, hidden, m.queries, add);
+    for (int i = 0; i < n; i++) rms_norm(x + i * hidden, l.post_norm, hidden, s.eps, normed + i * hidden);
+    multiply(normed, hidden, n, l.gate_up, 2 * s.inner, hidden, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        store_bf16(acts + static_cast<int64_t>(r + i) * s.inner + c / 2,
+                   silu_times(_mm512_load_ps(out + i * SIDE), _mm512_load_ps(out + i * SIDE + 16)));
+    });
+    multiply(acts, s.inner, n, l.down, hidden, s.inner, add);
+  }
+  const int asked = last_asked - first_asked;
+  if (asked <= 0) return;
+  bf16* high = normed;
+  bf16* low = s.wide_head ? w.low.reserve(static_cast<size_t>(ROWS_TOGETHER) * hidden) : nullptr;
+  float* logits = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(m.vocab, m.width));
+  float* row = w.scores.reserve(hidden);
+  for (int from = 0; from < asked; from += ROWS_TOGETHER) {
+    const int count = std::min(ROWS_TOGETHER, asked - from);
+    for (int i = 0; i < count; i++) {
+      const int entry = feed.asked[first_asked + from + i] - start;
+      rms_norm_wide(x + static_cast<int64_t>(entry) * hidden, m.final_norm, hidden, s.eps, row);
+      split(row, hidden, high + i * hidden, low ? low + i * hidden : nullptr);
+    }
+    logits_of(m, high, low, count, logits);
+    for (int i = 0; i < count; i++)
+      std::memcpy(feed.logits + static_cast<int64_t>(first_asked + from + i) * s.vocab,
+                  logits + static_cast<int64_t>(i) * m.vocab, 4 * static_cast<size_t>(s.vocab));
+  }
+}
+
+// ---- drawing
+
+// The fewest most probable tokens whose mass reaches top_p (arXiv 1904.09751v2 eq. 2), ties by id; others become 0.
+inline void keep_nucleus(float* p, int n, double top_p, float* kept, std::vector<int>& order) {
+  std::fill(kept, kept + n, 0.0f);
+  double before = 0;
+  for (int taken = 0; taken < 32 && taken < n; taken++) {  // nearly always a few tokens hold it
+    __m512 most = _mm512_set1_ps(-1.0f);
+    for (int i = 0; i < n; i += 16)
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(most, first(n - i), p + i));
+    const float top = _mm512_reduce_max_ps(most);
+    if (before >= top_p) return;
+    for (int i = 0; i < n; i += 16) {
+      const __mmask16 same = _mm512_mask_cmpeq_ps_mask(first(n - i), _mm512_maskz_loadu_ps(first(n - i), p + i),
+                                                      _mm512_set1_ps(top));
+      if (!same) continue;
+      const int at = i + __builtin_ctz(same);
+      kept[at] = p[at];
+      before += p[at];
+      p[at] = -1.0f;
+      break;
+    }
+  }
+  order.clear();
+  for (int i = 0; i < n; i++)
+    if (p[i] >= 0) order.push_back(i);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[a] > p[b]; });
+  for (int i : order) {
+    if (before >= top_p) return;
+    kept[i] = p[i];
+    before += p[i];
+  }
+}
+
+struct DrawScratch {
+  Buffer<float> probs, kept;
+  std::vector<int> order;
+};
+
+// A token of softmax(logits / temperature) cut to its nucleus, at the draw's place in the cumulative distribution, and its
+// log-probability there. Temperature 0: the most probable token, and its log-probability at temperature 1. A row whose
+// logits are not all finite gives a log-probability of NaN.
+inline void draw_row(const float* logits, int n, float temperature, double top_p, double draw, DrawScratch& w,
+                     int64_t* token, float* logprob) {
+  const bool greedy = temperature == 0;
+  const __m512 scale = _mm512_set1_ps(greedy ? 1.0f : temperature), low = _mm512_set1_ps(-INFINITY);
+  float* p = w.probs.reserve(padded(n));
+  __m512 most = low;
+  for (int i = 0; i < n; i += 16) {
+    const __m512 z = _mm512_div_ps(_mm512_mask_loadu_ps(low, first(n - i), logits + i), scale);
+    _mm512_store_ps(p + i, z);
+    most = _mm512_max_ps(most, z);
+  }
+  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  __m512 sum = _mm512_setzero_ps();
+  for (int i = 0; i < n; i += 16) {
+    const __m512 e = _mm512_maskz_mov_ps(first(n - i), exponential(_mm512_sub_ps(_mm512_load_ps(p + i), top)));
+    _mm512_store_ps(p + i, e);
+    sum = _mm512_add_ps(sum, e);
+  }
+  const float mass = _mm512_reduce_add_ps(sum), inverse = 1.0f / mass;
+  __m512 check = _mm512_setzero_ps();  // infinite and undefined logits leave their mark here, a maximum may hide them
+  for (int i = 0; i < n; i += 16) check = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(first(n - i), logits + i), _mm512_setzero_ps(), check);
+  if (!std::isfinite(mass) || _mm512_reduce_add_ps(check) != 0.0f) {
+    *token = 0;
+    *logprob = NAN;
+    return;
+  }
+  for (int i = 0; i < n; i += 16) _mm512_store_ps(p + i, _mm512_mul_ps(_mm512_load_ps(p + i), _mm512_set1_ps(inverse)));
+  if (greedy) {
+    *token = std::max_element(logits, logits + n) - logits;
+    *logprob = std::log(p[*token]);
+    return;
+  }
+  if (top_p < 1) {
+    float* kept = w.kept.reserve(padded(n));
+    keep_nucleus(p, n, top_p, kept, w.order);
+    p = kept;
+  }
+  double total = 0, reached = 0;
+  for (int i = 0; i < n; i += 16) total += _mm512_reduce_add_ps(_mm512_maskz_loadu_ps(first(n - i), p + i));
+  const double wanted = draw * total;
+  int chosen = 0;
+  for (int i = 0; i < n; i += 16) {  // the register in which the sum passes the draw, then the token within it
+    const float here = _mm512_reduce_add_ps(_mm512_maskz_loadu_ps(first(n - i), p + i));
+    if (here <= 0) continue;
+    double sum = reached;
+    for (int j = i; j < i + 16 && j < n && sum <= wanted; j++) {
+      sum += p[j];
+      if (p[j] > 0) chosen = j;
+    }
+    reached += here;
+    if (reached > wanted) break;
+  }
+  *token = chosen;
+  *logprob = static_cast<float>(std::log(p[chosen] / total));
+}
+
+}  // namespace r1
