@@ -164,7 +164,7 @@ class Learner:
             for micro in micro_batches(batch, self._micro_batch_tokens, layout=self._layout)
             if micro.weight_N.any()
         ]
-        shares = [micros[lane :: self._lanes] for lane in range(self._lanes)]
+        shares = _even_shares(micros, self._lanes)
 
         def work(share: list[TrainBatch]) -> tuple[list[Tensor | None], dict[str, float]]:
             return self._gradients(share, loss, temperature)
@@ -325,6 +325,17 @@ class Learner:
             eight_bit = not isinstance(self._optimizer, torch.optim.AdamW)
             counts = key == "step" and eight_bit
             self._optimizer.state[parameter][key] = int(value) if counts else value.to(parameter.device)
+
+
+def _even_shares(micros: list[TrainBatch], lanes: int) -> list[list[TrainBatch]]:
+    """Micro-batches dealt out, the largest first, each to the lane that has the fewest tokens so far."""
+    shares: list[list[TrainBatch]] = [[] for _ in range(lanes)]
+    loads = [0] * lanes
+    for micro in sorted(micros, key=lambda micro: -micro.num_tokens):
+        lane = loads.index(min(loads))
+        shares[lane].append(micro)
+        loads[lane] += micro.num_tokens
+    return shares
 
 
 class _FrozenCopy:

@@ -145,15 +145,17 @@ def _free(library: Any, sampler: int, weights: Weights) -> None:
     library.r1_sampler_free(sampler)
 
 
-def draw(logits: Tensor, temperature: np.ndarray, top_p: np.ndarray, draws: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """As ``_sampling.sample``: tokens [B] (int64) and their log-probabilities [B] (float32, nats)."""
+def draw(
+    logits: Tensor, temperature: np.ndarray, top_p: np.ndarray, words: np.ndarray, counts: np.ndarray
+) -> tuple[Tensor, np.ndarray]:
+    """As ``_sampling.sample`` at the draws of ``draws.uniforms``: tokens [B] (int64) and their log-probabilities [B]
+    (float32, nats). The settings are float64, the words uint64 and the counts int64, [B] each."""
     rows, vocab = logits.shape
-    temperature, top_p = temperature.astype(np.float32), np.ascontiguousarray(top_p, dtype=np.float64)
     tokens, logprobs = torch.empty(rows, dtype=torch.int64), np.empty(rows, dtype=np.float32)
-    draws = np.ascontiguousarray(draws)
+    settings = [np.ascontiguousarray(values) for values in (temperature, top_p, words, counts)]
     status = load_library().r1_draw(
-        torch.get_num_threads(), rows, vocab, logits.data_ptr(), temperature.ctypes.data, top_p.ctypes.data,
-        draws.ctypes.data, tokens.data_ptr(), logprobs.ctypes.data,
+        torch.get_num_threads(), rows, vocab, logits.data_ptr(), *(values.ctypes.data for values in settings),
+        tokens.data_ptr(), logprobs.ctypes.data,
     )  # fmt: skip
     if status:
         raise MemoryError("no memory to draw tokens")

@@ -374,8 +374,7 @@ class NativeEngine:
     def _advance(self, logits: Tensor, start: int) -> None:
         """Draw the next token of the rows from ``start`` on, whose logits are given, and finish what is finished."""
         rows = self._rows
-        draws = uniforms(rows.word[start:], rows.count[start:])
-        drawn, logprobs = self._draw(logits, draws, start)
+        drawn, logprobs = self._draw(logits, start)
         rows.last[start:] = drawn
         tokens = drawn.cpu().numpy()
         live = np.flatnonzero(rows.live[start:])
@@ -388,11 +387,13 @@ class NativeEngine:
         rows.count[at] += 1
         self._finish(at, picked)
 
-    def _draw(self, logits: Tensor, draws: np.ndarray, start: int) -> tuple[Tensor, np.ndarray]:
+    def _draw(self, logits: Tensor, start: int) -> tuple[Tensor, np.ndarray]:
         """Tokens of the rows from ``start`` on and their log-probabilities."""
         rows = self._rows
+        settings = (rows.temperature[start:], rows.top_p[start:], rows.word[start:], rows.count[start:])
         if self.path == "compiled":
-            return draw(logits, rows.temperature[start:], rows.top_p[start:], draws)
+            return draw(logits, *settings)
+        draws = uniforms(*settings[2:])
         params = self._params.rows(start, len(rows.live)) if start else self._params
         drawn, logprobs = sample(logits, torch.from_numpy(draws).to(self._device), params)
         return drawn, logprobs.cpu().numpy()
@@ -401,7 +402,7 @@ class NativeEngine:
         """Complete those of the rows ``at`` that end with the token just drawn."""
         rows = self._rows
         state = np.where(self._eos[tokens], ENDED, np.where(rows.count[at] >= rows.limit[at], FULL, 0))
-        for watch in np.unique(rows.watch[at]):
+        for watch in np.unique(rows.watch[at]) if self._watches else ():
             if watch < 0:
                 continue
             stops = self._watches[watch]

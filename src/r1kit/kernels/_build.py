@@ -32,7 +32,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "r1_cache_trim": (None, (c_void_p,)),
     "r1_cache_fork": (c_int, (c_void_p, c_int, c_int)),
     "r1_forward": (c_int, (c_void_p, c_int, c_int, *(_array,) * 3, c_int, *(_array,) * 4)),
-    "r1_draw": (c_int, (c_int, c_int, c_int, *(_array,) * 6)),
+    "r1_draw": (c_int, (c_int, c_int, c_int, *(_array,) * 7)),
     "r1_workspace_bytes": (c_int64, (c_void_p, c_int)),
     "r1_scratch_new": (c_void_p, ()),
     "r1_scratch_free": (None, (c_void_p,)),

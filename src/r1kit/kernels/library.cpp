@@ -83,7 +83,9 @@ int r1_forward(Sampler* sampler, int threads, int n, const int32_t* tokens, cons
     if (static_cast<int>(sampler->scratch.size()) < parts) sampler->scratch.resize(parts);
     std::vector<int> bounds{0};
     for (int i = 1; i <= parts; i++) {
-      int at = i == parts ? n : std::max(bounds.back(), static_cast<int>(static_cast<int64_t>(n) * i / parts));
+      // products are made of 16 rows at a time
+      const int even = padded(static_cast<int>(static_cast<int64_t>(n) * i / parts), 16);
+      int at = i == parts ? n : std::clamp(even, bounds.back(), n);
       while (at > 0 && at < n && rows[at] == rows[at - 1]) at++;
       bounds.push_back(at);
     }
@@ -99,16 +101,16 @@ int r1_forward(Sampler* sampler, int threads, int n, const int32_t* tokens, cons
   });
 }
 
-// A token of each row of logits [rows, V], see draw_row.
-int r1_draw(int threads, int rows, int V, const float* logits, const float* temperature, const double* top_p,
-            const double* draws, int64_t* tokens, float* logprobs) {
+// A token of each row of logits [rows, V], see draw_row; the row's draw is that of engines/draws.py for its word and count.
+int r1_draw(int threads, int rows, int V, const float* logits, const double* temperature, const double* top_p,
+            const uint64_t* words, const int64_t* counts, int64_t* tokens, float* logprobs) {
   return guarded([&] {
     const int parts = static_cast<int>(std::clamp<int64_t>(rows / LEAST_ROWS, 1, threads));
     Pool::get().run(parts, [&](int part) {
       thread_local DrawScratch scratch;
       for (int i = rows * part / parts; i < rows * (part + 1) / parts; i++)
-        draw_row(logits + static_cast<int64_t>(i) * V, V, temperature[i], top_p[i], draws[i], scratch, tokens + i,
-                 logprobs + i);
+        draw_row(logits + static_cast<int64_t>(i) * V, V, static_cast<float>(temperature[i]), top_p[i],
+                 uniform(words[i], counts[i]), scratch, tokens + i, logprobs + i);
     });
   });
 }

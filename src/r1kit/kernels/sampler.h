@@ -283,6 +283,18 @@ inline void forward_part(const Model& m, const Cache& cache, const Feed& feed, i
 
 // ---- drawing
 
+// The finaliser of SplitMix64, and the uniform draw in [0, 1) of a completion's word and the index of a token.
+inline uint64_t scramble(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+inline double uniform(uint64_t word, uint64_t index) {
+  constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15u;
+  return static_cast<double>(scramble(scramble(word + GOLDEN) + (index + 1) * GOLDEN) >> 12) * 0x1p-52;
+}
+
 // The fewest most probable tokens whose mass reaches top_p (arXiv 1904.09751v2 eq. 2), ties by id; others become 0.
 inline void keep_nucleus(float* p, int n, double top_p, float* kept, std::vector<int>& order) {
   std::fill(kept, kept + n, 0.0f);

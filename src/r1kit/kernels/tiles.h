@@ -113,6 +113,23 @@ inline void block(const Left& a, const bf16* b0, const bf16* b1, int steps, floa
   _tile_stored(3, d + 16, 4 * width);
 }
 
+// The first 16 rows of a block alone.
+inline void half_block(const Left& a, const bf16* b0, const bf16* b1, int steps, float* c, int64_t width) {
+  written();
+  _tile_zero(0);
+  _tile_zero(1);
+  const char* upper = reinterpret_cast<const char*>(a.upper);
+  for (int k = 0; k < steps; k++) {
+    _tile_loadd(4, upper + k * a.step, a.stride);
+    _tile_loadd(6, b0 + k * TILE, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b1 + k * TILE, 64);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  _tile_stored(0, c, 4 * width);
+  _tile_stored(1, c + 16, 4 * width);
+}
+
 #else
 #define R1_AMX 0
 
@@ -121,8 +138,10 @@ struct TileScope {
   ~TileScope() {}
 };
 
-inline void block(const Left& a, const bf16* b0, const bf16* b1, int steps, float* c, float* d, int64_t width, bool add) {
-  for (int half = 0; half < 4; half++) {
+// Eights of a block's rows, from `half` 0 to `halves`.
+inline void eights(const Left& a, const bf16* b0, const bf16* b1, int steps, float* c, float* d, int64_t width, bool add,
+                   int halves) {
+  for (int half = 0; half < halves; half++) {
     const char* rows = reinterpret_cast<const char*>(half < 2 ? a.upper : a.lower) + (half & 1) * 8 * a.stride;
     float* out = (half < 2 ? c : d) + (half & 1) * 8 * width;
     __m512 sums[8][2];
@@ -146,6 +165,14 @@ inline void block(const Left& a, const bf16* b0, const bf16* b1, int steps, floa
       for (int s = 0; s < 2; s++) _mm512_storeu_ps(out + r * width + 16 * s, sums[r][s]);
   }
 }
+
+inline void block(const Left& a, const bf16* b0, const bf16* b1, int steps, float* c, float* d, int64_t width, bool add) {
+  eights(a, b0, b1, steps, c, d, width, add, 4);
+}
+
+inline void half_block(const Left& a, const bf16* b0, const bf16* b1, int steps, float* c, int64_t width) {
+  eights(a, b0, b1, steps, c, c, width, false, 2);
+}
 #endif
 
 // For every 32 x 32 block of A [M, K] B [K, N]: then(row, column, C [32, 32]). A has room for padded(M) rows of `width`
@@ -158,7 +185,11 @@ inline void multiply(const bf16* a, int64_t width, int M, const bf16* b, int N, 
     for (int n = 0; n < N; n += SIDE) {
       const bf16* b0 = b + static_cast<int64_t>(n / 16) * steps * TILE;
       for (int m = start; m < M && m < start + ROWS_TOGETHER; m += SIDE) {
-        block(rows_of(a + m * width, width), b0, b0 + static_cast<int64_t>(steps) * TILE, steps, c, c + 16 * SIDE, SIDE, false);
+        const bf16* b1 = b0 + static_cast<int64_t>(steps) * TILE;
+        if (M - m > 16)
+          block(rows_of(a + m * width, width), b0, b1, steps, c, c + 16 * SIDE, SIDE, false);
+        else
+          half_block(rows_of(a + m * width, width), b0, b1, steps, c, SIDE);
         then(m, n, c);
       }
     }

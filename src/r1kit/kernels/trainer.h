@@ -276,25 +276,26 @@ inline void train_forward(const Model& m, const Tokens& t, const Workspace& kept
 
 // ---- backward
 
-// dW [N, K] += dY^T X over M tokens; row n of dW is at rows(n), which is asked for every 16th.
+// Tokens whose gradients are added up at a time: enough that weights' gradients are seldom loaded, few enough that what
+// belongs to the tokens is still in the second-level cache.
+constexpr int CHUNK = 512;
+
+// dW [N, K] += dY^T X over M <= CHUNK tokens; row n of dW is at rows(n), which is asked for every 16th.
 template <class Rows>
 inline void accumulate(const bf16* dy, int64_t dy_width, int N, const bf16* x, int64_t x_width, int K, int M, Rows rows,
                        TrainScratch& w) {
-  constexpr int TOGETHER = 512;
-  for (int start = 0; start < M; start += TOGETHER) {
-    const int known = std::min(TOGETHER, M - start), steps = padded(known) / 32;
-    bf16* left = w.left.reserve(static_cast<size_t>(N) * TOGETHER);
-    bf16* right = w.right.reserve(static_cast<size_t>(K) * TOGETHER);
-    pack_transposed(dy + start * dy_width, dy_width, known, N, steps, left);
-    pack_rows(x + start * x_width, x_width, known, K, steps, right);
-    const int64_t tile = static_cast<int64_t>(steps) * TILE;
-    for (int n = 0; n < N; n += SIDE) {
-      const bf16* a = left + (n / 16) * tile;
-      float *upper = rows(n), *lower = rows(n + 16);
-      for (int k = 0; k < K; k += SIDE) {
-        const bf16* b = right + (k / 16) * tile;
-        block({a, a + tile, 64, 2 * TILE}, b, b + tile, steps, upper + k, lower + k, K, true);
-      }
+  const int steps = padded(M) / 32;
+  bf16* left = w.left.reserve(static_cast<size_t>(N) * CHUNK);
+  bf16* right = w.right.reserve(static_cast<size_t>(K) * CHUNK);
+  pack_transposed(dy, dy_width, M, N, steps, left);
+  pack_rows(x, x_width, M, K, steps, right);
+  const int64_t tile = static_cast<int64_t>(steps) * TILE;
+  for (int n = 0; n < N; n += SIDE) {
+    const bf16* a = left + (n / 16) * tile;
+    float *upper = rows(n), *lower = rows(n + 16);
+    for (int k = 0; k < K; k += SIDE) {
+      const bf16* b = right + (k / 16) * tile;
+      block({a, a + tile, 64, 2 * TILE}, b, b + tile, steps, upper + k, lower + k, K, true);
     }
   }
 }
@@ -378,9 +379,9 @@ inline void train_backward(const Model& m, const Tokens& t, const Workspace& kep
   const size_t rows = kept.rows;
   float* dx = w.dx.reserve(rows * hidden);
   float* wide = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(hidden, m.width));
-  bf16 *dxb = w.dxb.reserve(rows * hidden), *dxb_mlp = w.dxb_mlp.reserve(rows * hidden);
-  bf16 *dgate_up = w.dgate_up.reserve(rows * 2 * inner), *dmixed = w.dmixed.reserve(rows * m.queries);
-  bf16* dqkv = w.dqkv.reserve(rows * m.width);
+  bf16 *dxb = w.dxb.reserve(CHUNK * static_cast<size_t>(hidden)), *dxb_mlp = w.dxb_mlp.reserve(CHUNK * static_cast<size_t>(hidden));
+  bf16* dgate_up = w.dgate_up.reserve(CHUNK * static_cast<size_t>(2 * inner));
+  bf16 *dmixed = w.dmixed.reserve(rows * m.queries), *dqkv = w.dqkv.reserve(rows * m.width);
   std::memset(dx, 0, 4 * static_cast<size_t>(N) * hidden);
   auto row_of = [hidden](auto* p, int64_t i) { return p + i * hidden; };
   auto to_wide = [&](int r, int c, const float* block) {
@@ -395,60 +396,69 @@ inline void train_backward(const Model& m, const Tokens& t, const Workspace& kep
     const Layer& l = m.layers[at];
     const Kept& k = kept.layers[at];
     const Gradients::OfLayer& g = into.layers[at];
-    for (int start = 0; start < N; start += ROWS_TOGETHER) {
-      const int n = std::min(ROWS_TOGETHER, N - start);
-      for (int i = start; i < start + n; i++) split(row_of(dx, i), hidden, row_of(dxb_mlp, i), nullptr);
-      multiply(row_of(dxb_mlp, start), hidden, n, l.down_back, inner, hidden, [&](int r, int c, const float* block) {
-        for (int i = 0; i < SIDE && r + i < n; i++)
-          for (int j = 0; j < SIDE; j += 16) {
-            const int64_t place = (start + r + i) * static_cast<int64_t>(2 * inner) + 2 * (c + j);
-            const __m512 gate = load_bf16(k.gate_up + place), up = load_bf16(k.gate_up + place + 16);
-            const __m512 d = _mm512_load_ps(block + i * SIDE + j), half = sigmoid(gate);
-            const __m512 silu = _mm512_mul_ps(gate, half);
-            // d silu(x) / dx = s + x s (1 - s)
-            const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(_mm512_set1_ps(1.0f), half), half);
-            store_bf16(dgate_up + place, _mm512_mul_ps(_mm512_mul_ps(d, up), slope));
-            store_bf16(dgate_up + place + 16, _mm512_mul_ps(d, silu));
-          }
-      });
-      multiply(dgate_up + static_cast<int64_t>(start) * 2 * inner, 2 * inner, n, l.gate_up_back, hidden, 2 * inner,
-               to_wide);
-      for (int i = start; i < start + n; i++) {
-        norm_backward(row_of(k.y, i), k.inverse_mlp[i], l.post_norm, wide + static_cast<int64_t>(i - start) * hidden,
-                      hidden, row_of(dx, i), g.post_norm);
-        split(row_of(dx, i), hidden, row_of(dxb, i), nullptr);
+    for (int chunk = 0; chunk < N; chunk += CHUNK) {
+      const int together = std::min(CHUNK, N - chunk);
+      for (int start = chunk; start < chunk + together; start += ROWS_TOGETHER) {
+        const int n = std::min(ROWS_TOGETHER, N - start), place = start - chunk;
+        for (int i = 0; i < n; i++) split(row_of(dx, start + i), hidden, row_of(dxb_mlp, place + i), nullptr);
+        multiply(row_of(dxb_mlp, place), hidden, n, l.down_back, inner, hidden, [&](int r, int c, const float* block) {
+          for (int i = 0; i < SIDE && r + i < n; i++)
+            for (int j = 0; j < SIDE; j += 16) {
+              const bf16* known = k.gate_up + (start + r + i) * static_cast<int64_t>(2 * inner) + 2 * (c + j);
+              bf16* to = dgate_up + (place + r + i) * static_cast<int64_t>(2 * inner) + 2 * (c + j);
+              const __m512 gate = load_bf16(known), up = load_bf16(known + 16);
+              const __m512 d = _mm512_load_ps(block + i * SIDE + j), half = sigmoid(gate);
+              const __m512 silu = _mm512_mul_ps(gate, half);
+              // d silu(x) / dx = s + x s (1 - s)
+              const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(_mm512_set1_ps(1.0f), half), half);
+              store_bf16(to, _mm512_mul_ps(_mm512_mul_ps(d, up), slope));
+              store_bf16(to + 16, _mm512_mul_ps(d, silu));
+            }
+        });
+        multiply(dgate_up + static_cast<int64_t>(place) * 2 * inner, 2 * inner, n, l.gate_up_back, hidden, 2 * inner,
+                 to_wide);
+        for (int i = 0; i < n; i++) {
+          norm_backward(row_of(k.y, start + i), k.inverse_mlp[start + i], l.post_norm, row_of(wide, i), hidden,
+                        row_of(dx, start + i), g.post_norm);
+          split(row_of(dx, start + i), hidden, row_of(dxb, place + i), nullptr);
+        }
+        multiply(row_of(dxb, place), hidden, n, l.out_back, m.queries, hidden, [&](int r, int c, const float* block) {
+          for (int i = 0; i < SIDE && r + i < n; i++)
+            split(block + i * SIDE, SIDE, dmixed + static_cast<int64_t>(start + r + i) * m.queries + c, nullptr);
+        });
       }
-      multiply(row_of(dxb, start), hidden, n, l.out_back, m.queries, hidden, [&](int r, int c, const float* block) {
-        for (int i = 0; i < SIDE && r + i < n; i++)
-          split(block + i * SIDE, SIDE, dmixed + static_cast<int64_t>(start + r + i) * m.queries + c, nullptr);
-      });
+      accumulate(dxb_mlp, hidden, hidden, k.act + static_cast<int64_t>(chunk) * inner, inner, inner, together,
+                 [&](int n) { return g.down + static_cast<int64_t>(n) * inner; }, w);
+      accumulate(dgate_up, 2 * inner, 2 * inner, row_of(k.normed_mlp, chunk), hidden, hidden, together,
+                 [&](int n) { return row_of(n % 32 ? g.up : g.gate, n / 32 * 16); }, w);
+      accumulate(dxb, hidden, hidden, k.mixed + static_cast<int64_t>(chunk) * m.queries, m.queries, m.queries, together,
+                 [&](int n) { return g.out + static_cast<int64_t>(n) * m.queries; }, w);
     }
-    accumulate(dxb_mlp, hidden, hidden, k.act, inner, inner, N,
-               [&](int n) { return g.down + static_cast<int64_t>(n) * inner; }, w);
-    accumulate(dgate_up, 2 * inner, 2 * inner, k.normed_mlp, hidden, hidden, N,
-               [&](int n) { return (n % 32 ? g.up : g.gate) + static_cast<int64_t>(n / 32 * 16) * hidden; }, w);
-    accumulate(dxb, hidden, hidden, k.mixed, m.queries, m.queries, N,
-               [&](int n) { return g.out + static_cast<int64_t>(n) * m.queries; }, w);
     backward_of_attention(m, t, k, dmixed, dqkv, w);
     const int keys = s.kv_heads * s.head_dim;
     auto part = [&](int n, float* q, float* key, float* v, int64_t width) {
       if (n < m.queries) return q + n * width;
       return n < m.queries + keys ? key + (n - m.queries) * width : v + (n - m.queries - keys) * width;
     };
-    accumulate(dqkv, m.width, m.width, k.normed, hidden, hidden, N, [&](int n) { return part(n, g.q, g.k, g.v, hidden); },
-               w);
-    if (l.qkv_bias)
-      for (int i = 0; i < N; i++)
+    for (int chunk = 0; chunk < N; chunk += CHUNK) {
+      const int together = std::min(CHUNK, N - chunk);
+      const bf16* here = dqkv + static_cast<int64_t>(chunk) * m.width;
+      for (int place = 0; place < together; place += ROWS_TOGETHER) {
+        const int n = std::min(ROWS_TOGETHER, together - place), start = chunk + place;
+        multiply(here + static_cast<int64_t>(place) * m.width, m.width, n, l.qkv_back, hidden, m.width, to_wide);
+        for (int i = 0; i < n; i++)
+          norm_backward(row_of(k.x, start + i), k.inverse[start + i], l.input_norm, row_of(wide, i), hidden,
+                        row_of(dx, start + i), g.input_norm);
+      }
+      accumulate(here, m.width, m.width, row_of(k.normed, chunk), hidden, hidden, together,
+                 [&](int n) { return part(n, g.q, g.k, g.v, hidden); }, w);
+      if (!l.qkv_bias) continue;
+      for (int i = 0; i < together; i++)
         for (int j = 0; j < m.width; j += 16) {
           float* to = part(j, g.q_bias, g.k_bias, g.v_bias, 1);
-          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), load_bf16(dqkv + static_cast<int64_t>(i) * m.width + j)));
+          const __m512 d = load_bf16(here + static_cast<int64_t>(i) * m.width + j);
+          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), d));
         }
-    for (int start = 0; start < N; start += ROWS_TOGETHER) {
-      const int n = std::min(ROWS_TOGETHER, N - start);
-      multiply(dqkv + static_cast<int64_t>(start) * m.width, m.width, n, l.qkv_back, hidden, m.width, to_wide);
-      for (int i = start; i < start + n; i++)
-        norm_backward(row_of(k.x, i), k.inverse[i], l.input_norm, wide + static_cast<int64_t>(i - start) * hidden, hidden,
-                      row_of(dx, i), g.input_norm);
     }
   }
   for (int i = 0; i < N; i++) {
@@ -508,15 +518,14 @@ inline void head_forward(const Model& m, const float* h, int M, const int32_t* t
 inline void head_backward(const Model& m, const float* h, int M, const int32_t* targets, float temperature,
                           const float* lse, const float* entropy, const float* by_logprob, const float* by_entropy,
                           float* dh, float* dweight, HeadScratch& w) {
-  constexpr int TOGETHER = 512;
   const int hidden = m.shape.hidden, V = m.shape.vocab;
-  bf16* high = w.high.reserve(static_cast<size_t>(TOGETHER) * hidden);
-  bf16* low = m.head_low ? w.low.reserve(static_cast<size_t>(TOGETHER) * hidden) : nullptr;
-  bf16* grads = w.grads.reserve(static_cast<size_t>(TOGETHER) * m.vocab);
+  bf16* high = w.high.reserve(static_cast<size_t>(CHUNK) * hidden);
+  bf16* low = m.head_low ? w.low.reserve(static_cast<size_t>(CHUNK) * hidden) : nullptr;
+  bf16* grads = w.grads.reserve(static_cast<size_t>(CHUNK) * m.vocab);
   float* logits = w.logits.reserve(static_cast<size_t>(ROWS_TOGETHER) * m.vocab);
   const __m512 inverse = _mm512_set1_ps(1.0f / temperature);
-  for (int start = 0; start < M; start += TOGETHER) {
-    const int known = std::min(TOGETHER, M - start);
+  for (int start = 0; start < M; start += CHUNK) {
+    const int known = std::min(CHUNK, M - start);
     for (int i = 0; i < known; i++)
       split(h + static_cast<int64_t>(start + i) * hidden, hidden, high + i * hidden, low ? low + i * hidden : nullptr);
     for (int from = 0; from < known; from += ROWS_TOGETHER) {

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from r1kit.kernels._build import load_library
 from r1kit.kernels.weights import Rope, Weights, named_in_order, why_not
@@ -66,6 +67,17 @@ class _Borrowed:
         weakref.finalize(self, _idle_lanes.append, self.lane)
 
 
+_optimizer_steps = 0
+
+
+def _count_step(*_: Any) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
 class TrainedModel:
     """A model that the kernels train: its packed weights follow the parameters."""
 
@@ -74,11 +86,12 @@ class TrainedModel:
         self.rope = Rope(model)
         self.parameters = [weight for _, weight in named_in_order(model)]
         self._lock = threading.Lock()
-        self._known: tuple[tuple[int, int], ...] = ()
+        self._known: tuple[Any, ...] = ()
 
     def refresh(self) -> None:
-        """Pack the weights again if they changed (torch counts a tensor's changes in ``_version``)."""
-        now = tuple((p.data_ptr(), p._version) for p in self.parameters if p is not None)
+        """Pack the weights again if they changed: torch counts a tensor's changes in ``_version``, but not those that a
+        fused optimizer makes."""
+        now = (_optimizer_steps, *((p.data_ptr(), p._version) for p in self.parameters if p is not None))
         with self._lock:
             if now != self._known:
                 self.weights.load(self.parameters)

@@ -206,40 +206,36 @@ def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig) -> Metrics:
     mismatch = _Mismatch()
 
     def loss(inputs: LossInputs) -> tuple[Tensor, Sums]:
-        mismatch.add(inputs)
-        return grpo_loss(inputs, loss_config)
+        losses, metrics = grpo_loss(inputs, loss_config)
+        return losses, {**metrics, **mismatch.of(inputs)}
 
     every_token_counts = config.beta > 0 or config.entropy_coef > 0
     active = without_idle_sequences(mini, keep_zero_advantage=every_token_counts)
     metrics = learner.forward_backward(active, loss, temperature=config.temperature)
-    metrics |= mismatch.metrics() | learner.optim_step()
+    metrics |= mismatch.largest() | learner.optim_step()
     if config.ref_refresh_steps and learner.step % config.ref_refresh_steps == 0:
         learner.refresh_reference()
     return {"step": learner.step, **metrics}
 
 
 class _Mismatch:
-    """|sampler - trainer| log-probabilities before the policy moves: two programs that should agree."""
+    """|sampler - trainer| log-probabilities before the policy moves: two programs that should agree. The learner's lanes
+    ask at the same time, so their sums go the way of the loss's metrics, which are added up in the lanes' order."""
 
     def __init__(self) -> None:
-        self._total, self._largest, self._tokens = 0.0, 0.0, 0
+        self._largest: list[float] = []
 
-    def add(self, inputs: LossInputs) -> None:
+    def of(self, inputs: LossInputs) -> Sums:
+        """The sum over a micro-batch's tokens."""
         if inputs.sampler_logprob_N is None or not inputs.sampler_logprob_N.numel():
-            return
+            return {}
         trainer = inputs.logprob_N.detach() if inputs.old_logprob_N is None else inputs.old_logprob_N
         gap = (trainer - inputs.sampler_logprob_N).abs()
-        self._total += float(gap.sum())
-        self._largest = max(self._largest, float(gap.max()))
-        self._tokens += gap.numel()
+        self._largest.append(float(gap.max()))
+        return {"sampler_mismatch/mean_abs": gap.sum()}
 
-    def metrics(self) -> Metrics:
-        if not self._tokens:
-            return {}
-        return {
-            "sampler_mismatch/mean_abs": self._total / self._tokens,
-            "sampler_mismatch/max_abs": self._largest,
-        }
+    def largest(self) -> Metrics:
+        return {"sampler_mismatch/max_abs": max(self._largest)} if self._largest else {}
 
 
 def _split_seed(seed: int, rollout: int, iteration: int) -> int:
