@@ -99,15 +99,17 @@ def group_rows(learner: Learner, jobs: Sequence[tuple[int, int]], repeats: int) 
     sampling = in_turns([partial(time_engine, engine, job) for job in requests], repeats)
     updating = in_turns([partial(time_update, learner, batch) for batch in batches], repeats)
     rows: list[Row] = []
-    for (prompts, size), (sample, _, tokens), (update, _), batch in zip(jobs, sampling, updating, batches, strict=True):
+    for (prompts, size), (*sample, tokens), update, batch in zip(jobs, sampling, updating, batches, strict=True):
         rows.append({
-            "prompts": prompts, "num_generations": size, "sampled_tokens": int(tokens), "sample_seconds": sample,
-            "update_tokens": batch.num_tokens, "update_seconds": update,
+            "prompts": prompts, "num_generations": size, "sampled_tokens": int(tokens),
+            "sample_seconds": sample[0], "sample_processor_seconds": sample[1], "update_tokens": batch.num_tokens,
+            "update_seconds": update[0], "update_processor_seconds": update[1],
         })  # fmt: skip
+        each = [seconds / tokens * 1e6 for seconds in (*sample, *update)]
         print(
-            f"  {prompts:4} prompts x {size:2}: {int(tokens):7,} tokens sampled in {sample:6.2f} s, updated in "
-            f"{update:6.2f} s: {sample / tokens * 1e6:5.0f} and {update / tokens * 1e6:5.0f} us a sampled token; "
-            f"{batch.num_tokens / tokens:.3f} tokens updated for each sampled"
+            f"  {prompts:4} prompts x {size:2}: {int(tokens):7,} tokens sampled in {sample[0]:6.2f} s, updated in "
+            f"{update[0]:6.2f} s; a sampled token: {each[0]:.0f} and {each[2]:.0f} us (of processor time {each[1]:.0f} "
+            f"and {each[3]:.0f}), {batch.num_tokens / tokens:.3f} tokens updated"
         )
     return rows
 
