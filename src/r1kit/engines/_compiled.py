@@ -16,7 +16,8 @@ from torch import Tensor
 
 from r1kit.engines.base import EngineError
 from r1kit.kernels import Weights, load_library
-from r1kit.kernels.weights import WIDE_HEAD_WEIGHTS, Rope, named_in_order
+from r1kit.kernels import weights as kernel_weights
+from r1kit.kernels.weights import Rope, named_in_order
 
 
 class CompiledPromptState:
@@ -37,7 +38,7 @@ class CompiledDecoder:
         assert dtype == torch.bfloat16
         config = model.config
         self.device, self.dtype = model.device, dtype
-        small = model.get_input_embeddings().weight.numel() <= WIDE_HEAD_WEIGHTS
+        small = model.get_input_embeddings().weight.numel() <= kernel_weights.WIDE_HEAD_WEIGHTS
         self._weights = Weights(model, backward=False, wide_head=small or cast_lm_head_to_fp32)
         self.vocab_size = self._weights.vocab_size
         self.bytes_per_token = 4 * config.num_hidden_layers * config.num_key_value_heads * self._weights.head_dim
@@ -55,7 +56,7 @@ class CompiledDecoder:
         self._moving = np.zeros(0, dtype=np.int32)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace all weights. Raises ``EngineError`` for an unknown name, a wrong shape, or weights that did not come."""
+        """Replace all weights. Raises ``EngineError`` for an unknown name, a wrong shape, or weights that are missing."""
         found: dict[str, Tensor] = {}
         for name, weight in weights:
             if name == "lm_head.weight" and self._tied:
@@ -128,12 +129,15 @@ class CompiledDecoder:
         return logits
 
     def _forward(self, tokens: Any, positions: Any, rows: Any, asked: Any) -> Tensor:
-        tokens, positions, rows, asked = (np.ascontiguousarray(x, dtype=np.int32) for x in (tokens, positions, rows, asked))
+        tokens, positions, rows, asked = (
+            np.ascontiguousarray(x, dtype=np.int32) for x in (tokens, positions, rows, asked)
+        )
         rope = self._rope.reach(int(positions.max(initial=0)) + 1)
         logits = torch.empty(len(asked), self.vocab_size)
         status = self._library.r1_forward(
             self._sampler, torch.get_num_threads(), len(tokens), tokens.ctypes.data, positions.ctypes.data,
-            rows.ctypes.data, len(asked), asked.ctypes.data, rope.cos.data_ptr(), rope.sin.data_ptr(), logits.data_ptr(),
+            rows.ctypes.data, len(asked), asked.ctypes.data, rope.cos.data_ptr(), rope.sin.data_ptr(),
+            logits.data_ptr(),
         )  # fmt: skip
         if status:
             raise MemoryError("no memory for the key-value cache: lower max_tokens_in_cache")

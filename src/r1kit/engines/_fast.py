@@ -20,12 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from r1kit.engines._weights import Destinations
+from r1kit.kernels import weights
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
-# Embedding and head stay float32 up to this many weights: bfloat16 logits are off by up to 0.06 around 16, which
-# shows in the log-probabilities, and a small head costs little.
-WIDE_HEAD_WEIGHTS = 1 << 22
 CACHE_BLOCK = 32
 # A batch size or cache length not seen before costs the CPU's matrix library about 2 ms of code generation a
 # step, and moving rows costs time too: rows leave in blocks of up to this many.
@@ -116,7 +114,7 @@ class FastDecoder:
     def _allocate(self, model: Any, wide_head: bool) -> None:
         config = model.config
         vocab, hidden = self.vocab_size, config.hidden_size
-        small, tied = vocab * hidden <= WIDE_HEAD_WEIGHTS, config.tie_word_embeddings
+        small, tied = vocab * hidden <= weights.WIDE_HEAD_WEIGHTS, config.tie_word_embeddings
         wide = {True: torch.float32, False: self.dtype}
         self.embedding = self._empty(vocab, hidden, dtype=wide[small or (wide_head and tied)])
         self.destinations.bind("model.embed_tokens.weight", self.embedding)

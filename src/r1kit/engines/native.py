@@ -1,8 +1,8 @@
 """The native engine: our own sampler, over weights that sit in the same process.
 
 Continuous batching: finished rows leave, waiting requests enter; a prompt shared by a group is prefilled once.
-The forward passes are in ``_compiled`` (small Llama, Qwen2 and Qwen3 models in bfloat16 on a CPU), ``_fast`` (Llama, Qwen2,
-Qwen3) and ``_slow`` (any other causal model of transformers).
+The forward passes are in ``_compiled`` (small Llama, Qwen2 and Qwen3 models in bfloat16 on a CPU), ``_fast`` (Llama,
+Qwen2, Qwen3) and ``_slow`` (any other causal model of transformers).
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def _load() -> ctypes.CDLL | str:
     lacking = [name for name in NEEDED if name not in _processor_flags().split()]
     if lacking:
         return f"the processor lacks {', '.join(lacking)}"
-    compiler = os.environ.get("CXX") or next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), "")
+    compiler = os.environ.get("CXX") or next(
+        (path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), ""
+    )
     if not compiler:
         return "no C++ compiler was found (install g++, or name one with CXX)"
     try:

@@ -70,7 +70,7 @@ struct Tokens {
 };
 
 struct TrainScratch {
-  Buffer<float> wide, scores, dx, dq, dk, dv, delta, row;
+  Buffer<float> wide, scores, dx, dq, dk, dv, delta;
   Buffer<bf16> a, b, c, d, e, f, probs, strip, strip_grad, turned, dxb, dxb_mlp, dgate_up, dmixed, dqkv, left, right;
 };
 
@@ -471,7 +471,7 @@ inline void train_backward(const Model& m, const Tokens& t, const Workspace& kep
 // ---- log-probabilities through the head
 
 struct HeadScratch {
-  Buffer<float> logits;
+  Buffer<float> logits, whole;
   Buffer<bf16> high, low, grads;
   TrainScratch train;
 };
@@ -524,6 +524,11 @@ inline void head_backward(const Model& m, const float* h, int M, const int32_t* 
   bf16* grads = w.grads.reserve(static_cast<size_t>(CHUNK) * m.vocab);
   float* logits = w.logits.reserve(static_cast<size_t>(ROWS_TOGETHER) * m.vocab);
   const __m512 inverse = _mm512_set1_ps(1.0f / temperature);
+  float* whole = dweight;  // gradients of whole blocks of rows: of a vocabulary that is none, in a place of their own
+  if (dweight && V % SIDE) {
+    whole = w.whole.reserve(static_cast<size_t>(m.vocab) * hidden);
+    std::memset(whole, 0, 4 * static_cast<size_t>(m.vocab) * hidden);
+  }
   for (int start = 0; start < M; start += CHUNK) {
     const int known = std::min(CHUNK, M - start);
     for (int i = 0; i < known; i++)
@@ -553,12 +558,13 @@ inline void head_backward(const Model& m, const float* h, int M, const int32_t* 
         for (int j = 0; j < SIDE; j += 16)
           _mm512_storeu_ps(dh + static_cast<int64_t>(start + r + i) * hidden + c + j, _mm512_load_ps(block + i * SIDE + j));
     });
-    if (!dweight) continue;
-    // rows beyond the vocabulary have no place in dweight: their gradients are zeros and go to a row that is not kept
-    float* nowhere = w.train.row.reserve(static_cast<size_t>(16) * hidden);
-    accumulate(grads, m.vocab, m.vocab, high, hidden, hidden, known,
-               [&](int n) { return n + 16 <= V ? dweight + static_cast<int64_t>(n) * hidden : nowhere; }, w.train);
+    if (dweight)
+      accumulate(grads, m.vocab, m.vocab, high, hidden, hidden, known,
+                 [&](int n) { return whole + static_cast<int64_t>(n) * hidden; }, w.train);
   }
+  if (dweight && whole != dweight)
+    for (int64_t i = 0; i < static_cast<int64_t>(V) * hidden; i += 16)
+      _mm512_storeu_ps(dweight + i, _mm512_add_ps(_mm512_loadu_ps(dweight + i), _mm512_loadu_ps(whole + i)));
 }
 
 }  // namespace r1

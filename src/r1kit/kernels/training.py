@@ -36,7 +36,7 @@ class Packed:
 
 
 class Lane:
-    """What one pass at a time works in: the library's scratch memory, and a workspace for what a backward pass needs."""
+    """What one pass at a time works in: the library's scratch memory, and a workspace for what backward passes need."""
 
     def __init__(self) -> None:
         library = load_library()
@@ -103,8 +103,8 @@ _making = threading.Lock()
 
 
 def trained_model(model: Any) -> TrainedModel | None:
-    """The kernels' side of ``model`` where they can run its passes as things stand: products in bfloat16 (autocast on the
-    CPU), float32 weights, no gradient checkpointing."""
+    """The kernels' side of ``model`` where they can run its passes as things stand: products in bfloat16 (autocast on
+    the CPU), float32 weights, no gradient checkpointing."""
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return None
     if model.training and getattr(model, "is_gradient_checkpointing", False):
@@ -191,7 +191,9 @@ class _Logprobs(torch.autograd.Function):
         return None, grad, grad_weight, None, None
 
 
-def logprobs(model: TrainedModel, states: Tensor, head: Tensor, targets: Int32s, temperature: float) -> tuple[Tensor, Tensor]:
+def logprobs(
+    model: TrainedModel, states: Tensor, head: Tensor, targets: Int32s, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of ``targets`` [M] and entropies, float32 [M] in nats, of softmax(states head^T / temperature);
     the logits are never in memory as a whole. Differentiable in ``states`` [M, H] and ``head`` [V, H]."""
     return _Logprobs.apply(model, states, head, targets, temperature)  # type: ignore[no-any-return,no-untyped-call]

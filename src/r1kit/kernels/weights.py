@@ -17,7 +17,7 @@ ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 LARGEST = 1 << 26
 """Weights of the largest model the kernels take: each thread reads all of them, which must not be slow."""
 WIDE_HEAD_WEIGHTS = 1 << 22
-"""Up to so many weights, and where asked for, the head's products are as good as float32's: bfloat16 logits are off by up
+"""Up to so many weights, and where asked for, the sampler's logits are as good as float32's: bfloat16 ones are off by up
 to 0.06 around 16, which shows in the log-probabilities, and a small head costs little."""
 
 
@@ -26,7 +26,8 @@ def why_not(model: Any, *, training: bool = False) -> str:
     they can. ``training``: whether they can train it, too."""
     decoder, config = getattr(model, "model", None), model.config
     family = type(decoder).__name__.removesuffix("Model")
-    if family not in ARCHITECTURES or type(decoder).__name__ != f"{family}Model":
+    heads = (f"{family}ForCausalLM", f"{family}ForSequenceClassification")
+    if family not in ARCHITECTURES or type(model).__name__ not in heads:
         return f"architecture {type(model).__name__}"
     if next(model.parameters()).device.type != "cpu":
         return "the model is not on a CPU"
@@ -55,8 +56,8 @@ def _unfit_modules(decoder: Any, config: Any, training: bool) -> str:
     if any(module.bias is not None for module in (attention.o_proj, layer.mlp.gate_proj, layer.mlp.down_proj)):
         return "biases other than those of queries, keys and values"
     multiples = (config.hidden_size, attention.head_dim, layer.mlp.gate_proj.out_features)
-    if any(size % 32 for size in multiples) or decoder.embed_tokens.weight.shape[0] % 16:
-        return "widths that are not multiples of 32, or a vocabulary that is none of 16"
+    if any(size % 32 for size in multiples):
+        return "widths that are not multiples of 32"
     if decoder.rotary_emb.inv_freq.shape[0] * 2 != attention.head_dim:
         return "partial rotary embedding"
     if sum(parameter.numel() for parameter in decoder.parameters()) > LARGEST:
@@ -88,8 +89,8 @@ def named_in_order(model: Any) -> Iterator[tuple[str, Tensor | None]]:
 
 
 class Weights:
-    """The library's copy of a model's weights; ``backward`` keeps what gradients need too. ``wide_head``: logits as good
-    as float32's."""
+    """The library's copy of a model's weights; ``backward`` keeps what gradients need too, ``wide_head`` gives logits
+    as good as float32's."""
 
     def __init__(self, model: Any, *, backward: bool, wide_head: bool) -> None:
         config, attention = model.config, model.model.layers[0].self_attn

@@ -219,8 +219,8 @@ def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig) -> Metrics:
 
 
 class _Mismatch:
-    """|sampler - trainer| log-probabilities before the policy moves: two programs that should agree. The learner's lanes
-    ask at the same time, so their sums go the way of the loss's metrics, which are added up in the lanes' order."""
+    """|sampler - trainer| log-probabilities before the policy moves: two programs that should agree. The learner's
+    lanes ask at the same time, so sums go the way of the loss's metrics, which are added up in the lanes' order."""
 
     def __init__(self) -> None:
         self._largest: list[float] = []
