@@ -21,8 +21,8 @@ from tiny_models import EOS_TOKEN_ID, make_tiny_checkpoint, make_tiny_model, mak
 NEEDS_KERNELS = pytest.mark.skipif(bool(kernels.unavailable()), reason=f"no kernels: {kernels.unavailable()}")
 ENGINES = ("fast", "slow", pytest.param("compiled", marks=NEEDS_KERNELS))
 TOLERANCE = {"fast": 1e-4, "slow": 1e-4, "compiled": 0.3}
-"""Of log-probabilities. The compiled path multiplies in bfloat16, and the tiny models' weights are ten times as large as
-usual; ``test_kernels`` holds it to bfloat16's own error."""
+"""Of log-probabilities. The compiled path multiplies in bfloat16, and the tiny models' weights are ten times as large
+as usual; ``test_kernels`` holds it to bfloat16's own error."""
 TOKENIZER = make_tiny_tokenizer()
 
 

@@ -386,8 +386,8 @@ class ModelView:
 
     ``tokens_BT``, and ``positions_BT`` where they do not simply count from 0 in each row. ``stream_M``: which tokens of
     the batch's stream are predicted; ``source_M``: the flat index (into B * T) of the hidden state that predicts each;
-    ``target_M``: the token. ``cu_seqlens`` [S + 1] is given where several sequences share the one row, ``lengths_B`` where
-    each has a row of its own, padded.
+    ``target_M``: the token. ``cu_seqlens`` [S + 1] is given where several sequences share the one row, ``lengths_B``
+    where each has a padded row of its own.
     """
 
     tokens_BT: Int64s

@@ -17,8 +17,8 @@ ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 LARGEST = 1 << 26
 """Weights of the largest model the kernels take: each thread reads all of them, which must not be slow."""
 WIDE_HEAD_WEIGHTS = 1 << 22
-"""Up to so many weights, and where asked for, the sampler's logits are as good as float32's: bfloat16 ones are off by up
-to 0.06 around 16, which shows in the log-probabilities, and a small head costs little."""
+"""Up to so many weights, and where asked for, the sampler's logits are as good as float32's: bfloat16 ones are off by
+up to 0.06 around 16, which shows in the log-probabilities, and a small head costs little."""
 
 
 def why_not(model: Any, *, training: bool = False) -> str:
