@@ -1,16 +1,25 @@
-"""Does a held-out problem occur anywhere it must not? Derives every key from texts, on its own.
+"""Does a held-out problem occur anywhere it must not? Reads every key off the texts, on its own.
 
-    python benchmarks/heldout_overlap.py runs/r1_zero_mini [more run directories]
-    python benchmarks/heldout_overlap.py --recipe pretrain_mini --recipe pretrain_mini_other --corpus-share 0.1
+    python benchmarks/heldout_overlap.py --recipe pretrain_mini --recipe pretrain_mini_numbers     # their whole corpora
+    python benchmarks/heldout_overlap.py --no-corpus runs/r1_zero_mini runs/r1_mini
+    python benchmarks/heldout_overlap.py --phase 3      # one stretch of a corpus: it may be read in pieces
 
-Held-out keys are read off the prompts of the runs' evaluations, and off held-out problems of every kind that the base's
-card asks. They are looked for in (1) every document of the pre-training corpus of each base's recipe, (2) the prompts
-and (3) the completions of all training rollouts (an expression in an <answer> that uses another problem's numbers would
-show up here). Nothing is imported from the code that decides the split: numbers are found by regular expressions, keys
-of number problems are sorted tuples. The other kinds are compared by what a prompt says once names, letters of unknowns
-and names of functions are put aside and sentences and options are sorted; a cipher by the words it hides. The same sum
-in a story told otherwise is not found that way: this shows that no held-out prompt is in the corpus in any cast.
-Exit status 1 where an overlap is found.
+Looked at are (1) every document of the pre-training corpus of each recipe: what it asks, every expression of three or
+more numbers anywhere in it, and, where a page asks nothing, every line; (2) as many
+training prompts of every kind, level and language as ``--problems`` says, and preference pairs; (3) of the run
+directories that are named (pipelines too) the prompts of all rollouts and of all data that stages made, and what is
+quoted in completions.
+
+A key is read off the text by `heldout_keys`, which knows nothing of r1kit, for every kind: countdown, arithmetic, word,
+equation, choice, knights, zebra, order, cipher, code, request and safety, in English and Chinese. It is looked for
+twice: by the rule (one key in eight, by its hash, which that module works out too, so that every held-out problem there
+could be is covered), and in the set of keys read off held-out prompts (of every kind and of the runs' evaluations; each
+must be held out by the rule, else reader and rule disagree and this says so). The one thing taken from the generators
+is the list of inputs on which small functions are compared.
+
+What stands in an answer to another question is counted apart, as it is no problem: an expression that a policy wrote
+with a number that its prompt does not have, a program with a bug that makes it do what a held-out function does. Exit
+status 1 where a held-out problem is found, or a prompt that no reader can read.
 """
 
 from __future__ import annotations
@@ -20,164 +29,249 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from heldout_keys import HAN, Found, Inputs, expressions, held_out, program_in, read, results_of
 
 from r1kit.config import PretrainConfig, load_recipe
-from r1kit.mini import kinds
+from r1kit.mini import kinds, pairs, world
 from r1kit.mini.card import CARD_SEED
 from r1kit.mini.corpus import documents
 from r1kit.mini.data import PARTS
+from r1kit.mini.kinds.code import PROBES
 from r1kit.tasks.sets import EVAL_SEED
 
-Key = tuple[int, ...]
-PROMPTS = re.compile(
-    r"numbers \[([\d, ]+)\]|Use ([\d, ]+ and \d+) to make|用 ([\d、]+) 得到"
-    r"|What is ([\d+*/()-]+)\?|User: ([\d+*/()-]+)=\?"
-)
-EXPRESSION = re.compile(r"[\d(][\d+*/()-]*[+*/-][\d+*/()-]*\d\)?")
+PORTIONS = 3
+"""Portions of documents that cover a step of 4,096 tokens; the later documents of a step are never read."""
+SHOWN = 3
+WITHOUT_NUMBERS = "Using the numbers, create an equation"
+"""Pages of comparisons begin like a problem and have no numbers to use."""
+QUESTION = re.compile(r"User: (.*?)\nAssistant:", re.DOTALL)
 
 
-def keys_of_prompts(text: str) -> Iterator[Key]:
-    """The multisets of numbers that the questions in ``text`` are about."""
-    for found in PROMPTS.findall(text):
-        numbers = re.findall(r"\d+", " ".join(found))
-        if len(numbers) >= 3:
-            yield tuple(sorted(map(int, numbers)))
+def inputs() -> Inputs:
+    return PROBES
 
 
-def keys_of_expressions(text: str) -> Iterator[Key]:
-    """The multisets of numbers of all expressions of three or more numbers in ``text``."""
-    for found in EXPRESSION.findall(text):
-        numbers = re.findall(r"\d+", found)
-        if len(numbers) >= 3:
-            yield tuple(sorted(map(int, numbers)))
+@dataclass(slots=True)
+class Tally:
+    """What was found of one kind: texts, different keys, and those that are held out with an example of each."""
+
+    texts: int = 0
+    keys: set[str] = field(default_factory=set)
+    held: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
 
-NAMES = (
-    *("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jim", "Kay", "Leo"),
-    *("小安", "小宝", "小春", "小丹", "小红", "小芳", "小刚", "小海", "小兰", "小明", "小康", "小力"),
-)
-NAME = re.compile("|".join(NAMES))
-CIPHER = re.compile(r"(?:moved (\d+) forward|往后移(\d+)位).*?(?:Read: |原文是什么：)([a-z ]+)", re.DOTALL)
-OF_PEOPLE = re.compile(r"List them from|请从|(?:how to|How can I|elp me to|怎么|帮我)")
-EQUATION = re.compile(r"[\dxyzn()+-]+=[\dxyzn()+-]+")
+class Search:
+    """Counts keys by kind and remembers what is held out. ``asked``: keys of held-out prompts."""
+
+    def __init__(self, asked: frozenset[str]) -> None:
+        self.asked = asked
+        self.problems: dict[str, Tally] = {}
+        self.answers: dict[str, Tally] = {}
+        """What stands in answers to other questions: no problem, and counted apart."""
+        self.unread: list[str] = []
+
+    def add(self, tallies: dict[str, Tally], kind: str, key: str, text: str) -> None:
+        tally = tallies.setdefault(kind, Tally())
+        tally.texts += 1
+        tally.keys.add(key)
+        if held_out(key) or key in self.asked:
+            tally.held += 1
+            tally.examples.setdefault(key, text)
+
+    def question(self, text: str) -> None:
+        """A text that is a question of the miniature world and nothing else."""
+        if found := read(text, inputs):
+            self.add(self.problems, found.kind + language_of(text), found.key, text)
+        elif not text.startswith(WITHOUT_NUMBERS):
+            self.unread.append(text)
+
+    def document(self, text: str) -> None:
+        """A document of the corpus."""
+        _, asked, rest = text.partition("User: ")
+        if asked:
+            self.question(rest.partition("\nAssistant:")[0])
+        else:
+            self.page(text)
+        for key in expressions(text):
+            self.add(self.problems, "expressions", key, text)
+        self.program(text)
+
+    def completion(self, text: str) -> None:
+        """What a policy wrote: does it put a question, and what does it hit upon?"""
+        self.page(text)
+        for key in expressions(text):
+            self.add(self.answers, "expressions", key, text)
+        self.program(text)
+
+    def page(self, text: str) -> None:
+        """A text that asks nothing as a whole: does a line of it?"""
+        for line in text.splitlines():
+            if found := read(line, inputs):
+                self.add(self.problems, f"lines of pages: {found.kind}", found.key, line)
+
+    def program(self, text: str) -> None:
+        """A program in an answer, if there is one that does something: what else does the same?"""
+        if "```python" in text and (program := program_in(text)):
+            sort, lines = program
+            if results := results_of(lines, sort, inputs):
+                self.add(self.answers, "programs", f"code:{sort}:{results}", text)
+
+    def report(self, what: str) -> int:
+        """Prints the counts of each kind, and examples; returns how many are held out or could not be read."""
+        held = sum(tally.held for tally in self.problems.values())
+        texts = sum(tally.texts for tally in self.problems.values())
+        print(f"\n{what}: {texts:,} keys read, {held} held out, {len(self.unread)} questions not read")
+        self.table(self.problems)
+        for text in self.unread[:SHOWN]:
+            print(f"    not read: {text!r}")
+        if self.answers:
+            print("  apart, in answers to other questions:")
+            self.table(self.answers)
+        return held + len(self.unread)
+
+    def table(self, tallies: dict[str, Tally]) -> None:
+        for kind, tally in sorted(tallies.items()):
+            asked = f" ({len(self.asked & {*tally.examples})} keys that are asked)" if tally.held else ""
+            print(f"  {kind:<28}{tally.texts:>9,} texts{len(tally.keys):>9,} keys{tally.held:>7,} held out{asked}")
+            for key, text in [*tally.examples.items()][:SHOWN]:
+                print(f"    {key} in {text[-200:]!r}")
 
 
-def decoded(text: str, shift: int) -> str:
-    return "".join(chr((ord(c) - 97 - shift) % 26 + 97) if c.isalpha() else c for c in text.strip())
+def language_of(text: str) -> str:
+    # a request may quote Chinese words in an English question
+    return "-zh" if HAN.search(re.sub('"[^"]*"', "", text)) else ""
 
 
-def signature(prompt: str) -> str:
-    """What a prompt asks, whoever it is about: the same where two differ in names, letters and order only."""
-    if found := CIPHER.search(prompt):
-        return "cipher " + decoded(found[3], int(found[1] or found[2]))
-    if (found := EQUATION.search(prompt)) and re.search(r"[xyzn]", found[0]):
-        return "equation " + re.sub(r"[yzn]", "x", found[0])
-    people = list(dict.fromkeys(NAME.findall(prompt)))
-    # a ranking, and a deed to refuse or to help with, is about who the people are; a story or a puzzle is not
-    if not OF_PEOPLE.search(prompt):
-        prompt = NAME.sub(lambda name: f"P{people.index(name[0])}", prompt)
-    prompt = re.sub(r"Python function \w+\(", "Python function f(", prompt)
-    lines = [re.sub(r"^[A-F]\. ", "", line) for line in prompt.splitlines()]
-    if "Python function" in prompt:
-        return prompt
-    return "\n".join(
-        sorted(part.strip() for line in lines for part in re.split(r"(?<=[.?。？])", line) if part.strip())
-    )
+# -- what is held out
 
 
-def prompt_of(document: str) -> str:
-    """The question of a document of the corpus; empty where it has none."""
-    _, asked, rest = document.partition("User: ")
-    return rest.partition("\nAssistant:")[0] if asked else ""
-
-
-def held_out_signatures(problems: int) -> set[str]:
-    """Of what the card asks, in every kind, level and language."""
-    names = [
-        f"{kind.name}-{level}{language}"
+def names() -> list[str]:
+    """Every kind at every level in every language."""
+    levels = (
+        f"{kind.name}-{level}{'' if language == 'en' else f'-{language}'}"
         for kind in kinds.KINDS.values()
         for level in kind.levels
-        for language in ("", "-zh")
-        if not language or "zh" in kind.languages
-    ]
-    seeds = (CARD_SEED, EVAL_SEED)
-    found = (p for n in names for seed in seeds for p in kinds.make_problems(n, problems, seed, "heldout"))
-    return {signature(problem.text) for problem in found}
+        for language in kind.languages
+    )
+    return [*world.GENERATORS, *levels]
 
 
-def rows(path: Path) -> Iterator[dict]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+def held_out_prompts(problems: int) -> Iterator[str]:
+    """Of every kind, as evaluations and the card ask them, and of preference pairs."""
+    for name in names():
+        for seed in (EVAL_SEED, CARD_SEED):
+            yield from (problem.text for problem in kinds.make_problems(name, problems, seed, "heldout"))
+    yield from (pair.prompt for pair in islice(pairs.stream(0, "heldout"), problems))
+
+
+def training_prompts(problems: int) -> Iterator[str]:
+    """Of every kind, as training asks them with seeds 0 to 2, and of preference pairs."""
+    for name in names():
+        for seed in range(3):
+            yield from (problem.text for problem in kinds.make_problems(name, problems, seed, "train"))
+    yield from (pair.prompt for pair in islice(pairs.stream(0, "train"), problems))
+
+
+def asked_keys(prompts: Iterable[str]) -> tuple[frozenset[str], int]:
+    """The keys of held-out prompts, and how many of the prompts are not held out by the rule or cannot be read."""
+    found: dict[str, Found | None] = {prompt: read(prompt, inputs) for prompt in prompts}
+    wrong = [prompt for prompt, problem in found.items() if problem is None or not held_out(problem.key)]
+    keys = frozenset(problem.key for problem in found.values() if problem)
+    print(f"{len(found):,} held-out prompts have {len(keys):,} keys; {len(wrong)} are not held out by the rule")
+    for prompt in wrong[:SHOWN]:
+        print(f"    {found[prompt]} {prompt!r}")
+    return keys, len(wrong)
+
+
+# -- where they are looked for
+
+
+def corpus_texts(config: PretrainConfig, index: int) -> Iterator[str]:
+    """The documents of a phase as pre-training reads them, step by step, and some more of each step."""
+    phase = config.phases[index]
+    per_step = config.batch_tokens // phase.sequence_length * phase.sequence_length
+    for step in range(phase.tokens // per_step + 1):
+        for part in range(PORTIONS):
+            yield from documents(config.seed, index, step * PARTS + part, phase.mix, 24)
+
+
+def check_corpus(recipe: str, only: list[int], asked: frozenset[str]) -> int:
+    config = load_recipe(recipe)
+    assert isinstance(config, PretrainConfig)
+    phases = [index for index in range(len(config.phases)) if not only or index + 1 in only]
+    search, texts = Search(asked), 0
+    for index in phases:
+        for text in corpus_texts(config, index):
+            texts += 1
+            search.document(text)
+    tokens = sum(config.phases[index].tokens for index in phases)
+    return search.report(f"corpus of {recipe}, {len(phases)} stretches, {tokens:,} tokens, {texts:,} documents")
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
-def held_out_keys(runs: list[Path]) -> set[Key]:
-    return {
-        key
-        for run in runs
-        for path in sorted((run / "evals").glob("*.jsonl.gz"))
-        for row in rows(path)
-        for key in keys_of_prompts(row["prompt"])
-    }
+def questions_in(row: dict[str, Any]) -> Iterator[str]:
+    """The questions of a row of rollouts, examples or pairs."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str):
+        yield from QUESTION.findall(prompt) or [prompt]
+    for messages in (prompt, row.get("messages")):
+        if isinstance(messages, list):
+            yield from (message["content"] for message in messages if message["role"] == "user")
 
 
-def corpus_texts(recipe: str, share: float) -> Iterator[str]:
-    """Documents as pre-training saw them, step by step; ``share`` < 1 takes the first part of every phase."""
-    config = load_recipe(recipe)
-    assert isinstance(config, PretrainConfig)
-    for index, phase in enumerate(config.phases):
-        per_step = config.batch_tokens // phase.sequence_length * phase.sequence_length
-        for step in range(int(share * (phase.tokens // per_step))):
-            # three portions of documents always cover a step of 4,096 tokens; the later ones of a step are never read
-            for part in range(3):
-                yield from documents(config.seed, index, step * PARTS + part, phase.mix, 24)
+def evaluated_prompts(runs: list[Path]) -> Iterator[str]:
+    for run in runs:
+        for path in (*run.glob("**/evals/*.jsonl.gz"), *run.glob("**/evaluations/**/completions.jsonl")):
+            for row in rows(path):
+                yield from questions_in(row)
 
 
-def check_corpus(recipe: str, share: float, numbers: set[Key], signatures: set[str]) -> int:
-    """Overlaps of a recipe's corpus with what is held out; prints what was read."""
-    texts = asked = prompts = overlaps = 0
-    for text in corpus_texts(recipe, share):
-        texts += 1
-        found = {*keys_of_prompts(text), *keys_of_expressions(text)} if numbers else set()
-        asked += len(found)
-        overlaps += len(found & numbers)
-        if prompt := prompt_of(text):
-            prompts += 1
-            overlaps += signature(prompt) in signatures
-    print(f"{recipe}: {texts:,} documents, {asked:,} keys of numbers, {prompts:,} prompts, {overlaps} held out")
-    return overlaps
+def check_run(run: Path, asked: frozenset[str]) -> int:
+    search = Search(asked)
+    files = sorted((*run.glob("**/rollouts/*.jsonl.gz"), *run.glob("**/data/*.jsonl")))
+    for path in files:
+        for row in rows(path):
+            for question in questions_in(row):
+                search.question(question)
+            search.completion(row.get("completion", ""))
+    return search.report(f"{run}, {len(files)} files of rollouts and data")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--recipe", action="append", help="whose corpus (repeatable; default: pretrain_mini)")
-    parser.add_argument("--problems", type=int, default=256, help="held-out problems of a kind, level and language")
-    parser.add_argument("--corpus-share", type=float, default=1.0, help="share of the corpus to read (default: all)")
+    parser.add_argument("--phase", action="append", type=int, default=[], help="a stretch of it, from 1 (repeatable)")
+    parser.add_argument("--no-corpus", action="store_true", help="only the training prompts and the runs")
+    parser.add_argument("--problems", type=int, default=512, help="prompts of a kind, level, language and seed")
     arguments = parser.parse_args()
-    held_out = held_out_keys(arguments.runs)
-    if arguments.runs and not held_out:
+    evaluated = set(evaluated_prompts(arguments.runs))
+    if arguments.runs and not evaluated:
         print("no evaluation found in these run directories", file=sys.stderr)
         return 2
-    signatures = held_out_signatures(arguments.problems)
-    print(f"{len(held_out):,} held-out keys of numbers, {len(signatures):,} held-out problems of the other kinds")
-    overlaps = 0
-    for recipe in arguments.recipe or ["pretrain_mini"]:
-        overlaps += check_corpus(recipe, arguments.corpus_share, held_out, signatures)
+    asked, bad = asked_keys({*held_out_prompts(arguments.problems), *evaluated})
+    for recipe in [] if arguments.no_corpus else arguments.recipe or ["pretrain_mini"]:
+        bad += check_corpus(recipe, arguments.phase, asked)
+    search = Search(asked)
+    for prompt in dict.fromkeys(training_prompts(arguments.problems)):
+        search.question(prompt)
+    bad += search.report("training prompts")
     for run in arguments.runs:
-        prompts: set[Key] = set()
-        answers = 0
-        for path in sorted((run / "rollouts").glob("*.jsonl.gz")):
-            for row in rows(path):
-                prompts.update(keys_of_prompts(row["prompt"]))
-                answers += 1
-        bad = len(prompts & held_out)
-        overlaps += bad
-        print(f"{run}: {answers:,} rollouts of {len(prompts):,} keys, {bad} held out")
-    print("no overlap" if not overlaps else f"{overlaps} overlaps")
-    return 1 if overlaps else 0
+        bad += check_run(run, asked)
+    print("\nno overlap" if not bad else f"\n{bad} overlaps or questions not read")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
