@@ -2,8 +2,9 @@
 
     python benchmarks/engine.py [--threads 1] [--dtype auto] [--path auto] [--generate] [--profile]
 
-Prints tokens per second, the share of the time that the matrix products alone would need (measured at every
-batch size that occurred, with the same weights), and, with --generate, transformers' generate on the same job.
+Prints tokens per second and, on one thread, the limit: the processor time of the matrix products alone, measured in
+torch at every batch size that occurred, and of reading the cached keys and values at the rate of copying memory. With
+--generate, transformers' generate on the same job.
 """
 
 from __future__ import annotations
@@ -60,30 +61,36 @@ def time_engine(engine: NativeEngine, requests: list[Request]) -> tuple[float, f
     return time.perf_counter() - start, time.process_time() - used, tokens
 
 
-def batch_sizes(engine: NativeEngine, requests: list[Request]) -> Counter[int]:
-    """How often each batch size is decoded in this job."""
+def batch_sizes(engine: NativeEngine, requests: list[Request]) -> tuple[Counter[int], int]:
+    """How often each batch size is decoded in this job, and the tokens that attention reads in all."""
     sizes: Counter[int] = Counter()
-    decode = engine._decoder.decode
+    read, decode = 0, engine._decoder.decode
 
     def counted(tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal read
         sizes[tokens.shape[0]] += 1
+        read += int(engine._decoder.lengths.sum())
         return decode(tokens)
 
     engine._decoder.decode = counted
     time_engine(engine, requests)
     del engine._decoder.decode
-    return sizes
+    return sizes, read
 
 
 @torch.inference_mode()
-def seconds_of_products(engine: NativeEngine, sizes: Counter[int]) -> float:
-    """Processor time that the linear layers alone need for these batch sizes."""
-    decoder, total = engine._decoder, 0.0
-    weights = [w for layer in decoder.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [
-        decoder.head
-    ]
+def seconds_of_products(model: Any, sizes: Counter[int], dtype: torch.dtype) -> float:
+    """Processor time that the linear layers alone need for these batch sizes, in torch's products of fused weights."""
+    weights = [model.model.embed_tokens.weight]
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        weights += [
+            torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+            attention.o_proj.weight, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), mlp.down_proj.weight,
+        ]  # fmt: skip
+    weights, total = [weight.detach().to(dtype) for weight in weights], 0.0
     for rows, count in sizes.items():
-        inputs = [torch.randn(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights]
+        inputs = [torch.randn(rows, w.shape[1], device=w.device).to(dtype) for w in weights]
         for repeat in range(4):
             if repeat == 1:
                 start = time.process_time()
@@ -91,6 +98,17 @@ def seconds_of_products(engine: NativeEngine, sizes: Counter[int]) -> float:
                 F.linear(x, w)
         total += count * (time.process_time() - start) / 3
     return total
+
+
+def copy_rate() -> float:
+    """Bytes per second read and written by copying 256 MB."""
+    source = torch.empty(64 << 20)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    start = time.perf_counter()
+    for _ in range(4):
+        target.copy_(source)
+    return 4 * 2 * source.numel() * 4 / (time.perf_counter() - start)
 
 
 @torch.inference_mode()
@@ -130,13 +148,20 @@ def main() -> None:
             f"run {repeat}: {tokens} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s "
             f"({tokens / used:,.0f} per processor second; {engine.dtype})"
         )
-    if engine.path == "fast":
-        sizes = batch_sizes(engine, requests)
-        products = seconds_of_products(engine, sizes)
+    if options.threads == 1 and engine.path != "slow":
+        sizes, read = batch_sizes(engine, requests)
         print(
             f"{sum(sizes.values())} steps, {sum(k * v for k, v in sizes.items()) / tokens:.3f} rows computed per token"
         )
-        print(f"linear layers alone: {products:.2f} s ({products / used:.0%} of the run's processor time)")
+        products, cache, rate = (
+            seconds_of_products(model, sizes, engine.dtype),
+            read * engine._decoder.bytes_per_token,
+            copy_rate(),
+        )
+        print(
+            f"limit: linear layers {products:.2f} s, keys and values {cache / 1e9:.1f} GB / {rate / 1e9:.1f} GB/s = "
+            f"{cache / rate:.2f} s: the engine runs at {(products + cache / rate) / used:.0%} of it"
+        )
     if options.profile:
         with torch.profiler.profile() as profile:
             time_engine(engine, requests)

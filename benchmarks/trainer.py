@@ -4,9 +4,10 @@
 
 The job: the 256 completions of benchmarks/engine.py (log-normal lengths, 20 to 384, mean about 110) to 32 prompts, the
 shipped base's architecture, GRPO's loss. The limit: forward, input-gradient and weight-gradient products of every
-linear layer and of the head, for the job's tokens alone (no padding), with as many threads side by side as the trainer
-uses, and AdamW's passes over the weights at the measured rate of copying memory. Seconds against tokens:
-benchmarks/growth.py.
+linear layer and of the head, and attention's below the diagonal, for the job's tokens alone (no padding), at the rate
+of the layers' products with as many threads side by side as the trainer uses; AdamW's passes over the weights at the
+measured rate of copying memory; and, said apart, writing and reading once what the backward pass needs. Seconds
+against tokens: benchmarks/growth.py.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import argparse
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from engine import PROMPTS, SAMPLES, build_model, build_requests
+from engine import PROMPTS, SAMPLES, build_model, build_requests, copy_rate
 
 from r1kit.batching import TrainBatch, build_grpo_batch
 from r1kit.learner import Learner
@@ -27,6 +29,9 @@ from r1kit.mini.tokenizer import build_tokenizer
 from r1kit.policy import make_policy
 from r1kit.types import Completion, Message, Problem, Request, RewardBreakdown, RolloutGroup
 
+ATTENTION_PRODUCTS = (
+    7  # scores and their use; in the backward pass scores again, and the gradients of both sides of each
+)
 ADAMW_PASSES = 7  # reads weight, gradient and both moments; writes weight and both moments
 
 
@@ -111,15 +116,11 @@ def product_rate(model: torch.nn.Module, lanes: int, tokens: int, dtype: torch.d
     return per_token * tokens * 6 * lanes / (sum(spent) / lanes), per_token
 
 
-def copy_rate() -> float:
-    """Bytes per second read and written by copying 256 MB."""
-    source = torch.empty(64 << 20)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    start = time.perf_counter()
-    for _ in range(4):
-        target.copy_(source)
-    return 4 * 2 * source.numel() * 4 / (time.perf_counter() - start)
+def activation_bytes(config: Any) -> int:
+    """Bytes a token that a backward pass needs of the forward pass: the inputs of every product, in bfloat16."""
+    width, queries = config.hidden_size, config.num_attention_heads * config.head_dim
+    keys = 2 * config.num_key_value_heads * config.head_dim
+    return 2 * config.num_hidden_layers * (2 * width + 2 * queries + keys + 3 * config.intermediate_size)
 
 
 def main() -> None:
@@ -138,11 +139,17 @@ def main() -> None:
     rate, per_token = product_rate(learner.policy.model, options.lanes, options.micro_batch_tokens or 2048, dtype)
     parameters = sum(p.numel() for p in learner.policy.model.parameters())
     copying = copy_rate()
-    products, passes = per_token * batch.num_tokens / rate, ADAMW_PASSES * 4 * parameters / copying
+    config = learner.policy.model.config
+    pairs = sum(length * (length + 1) / 2 for length in batch.lengths.tolist())
+    attention = ATTENTION_PRODUCTS * 2 * config.num_attention_heads * config.head_dim * config.num_hidden_layers * pairs
+    products, between = (per_token * batch.num_tokens + attention) / rate, activation_bytes(config) * batch.num_tokens
+    passes, traffic = ADAMW_PASSES * 4 * parameters / copying, 2 * between / copying
     print(
-        f"limit: {per_token / 1e6:.2f} MFLOP a token x {batch.num_tokens:,} tokens / {rate / 1e9:.0f} GFLOP/s "
-        f"({dtype}, {options.lanes} threads) = {products:.2f} s, and {ADAMW_PASSES} x {4 * parameters / 1e6:.1f} MB / "
-        f"{copying / 1e9:.1f} GB/s = {passes:.3f} s: the update runs at {(products + passes) / seconds:.0%} of it"
+        f"limit: ({per_token / 1e6:.2f} MFLOP a token x {batch.num_tokens:,} tokens + {attention / 1e9:.1f} GFLOP of "
+        f"attention) / {rate / 1e9:.0f} GFLOP/s ({dtype}, {options.lanes} threads) = {products:.3f} s; AdamW "
+        f"{ADAMW_PASSES} x {4 * parameters / 1e6:.1f} MB / {copying / 1e9:.1f} GB/s = {passes:.3f} s: "
+        f"the update runs at {(products + passes) / seconds:.0%} of it; with activations, 2 x {between / 1e9:.2f} GB, "
+        f"= {traffic:.3f} s: at {(products + passes + traffic) / seconds:.0%}"
     )
     if options.profile:
         with torch.profiler.profile() as profile:
