@@ -19,6 +19,7 @@ from r1kit.engines import _compiled, _sampling
 from r1kit.engines.draws import uniforms
 from r1kit.engines.native import NativeEngine
 from r1kit.kernels.training import trained_model
+from r1kit.kernels.weights import why_not
 from r1kit.learner import Learner
 from r1kit.losses import LossInputs, cross_entropy
 from r1kit.policy import make_policy, token_logprobs
@@ -218,7 +219,7 @@ def test_logits_that_are_not_finite_are_told() -> None:
 )
 def test_models_they_cannot_run_are_left_to_torch(settings: dict[str, Any], words: str) -> None:
     model = make_tiny_model("llama", **{**WIDE, **settings})
-    assert words in kernels.why_not(model)
+    assert words in why_not(model)
     assert engine_of("auto", model, dtype="bfloat16").path != "compiled"
     with torch.autocast("cpu", torch.bfloat16):
         assert trained_model(model) is None

@@ -97,9 +97,23 @@ def machine() -> Iterator[Finding]:
     usable = usable_cores()
     threads = set_threads("auto")
     yield ok("cores", f"{usable} of {os.cpu_count()} usable, {threads} threads for torch")
+    yield kernels(device.type)
     yield from load()
     free, total = free_memory(device)
     yield ok("memory", f"{file_size(free)} free of {file_size(total)}") if total else warning("memory", "unknown here")
+
+
+def kernels(device: str) -> Finding:
+    """What computes small models on a CPU."""
+    from r1kit.kernels import describe, unavailable
+
+    reason = unavailable()
+    if not reason:
+        return ok("kernels", f"compiled, with {describe()}: small models on the CPU are computed by them")
+    if device == "cuda":
+        return absent("kernels", f"small models on the CPU are computed by torch alone: {reason}")
+    mend = "apt-get install g++" if "compiler" in reason else "nothing to mend: torch does the same, three times slower"
+    return warning("kernels", f"small models are computed by torch alone: {reason}", mend)
 
 
 def load() -> Iterator[Finding]:

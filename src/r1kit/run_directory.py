@@ -24,7 +24,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,6 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from r1kit import kernels
 from r1kit.config import RecipeConfig, differences
 from r1kit.types import R1Error, UserError, read_only
 
@@ -140,14 +141,20 @@ class Run:
         """Where the trained model goes (Hugging Face format)."""
         return self.directory / "model"
 
-    def set_lineage(self, lineage: Mapping[str, str], *, threads: int) -> None:
+    def set_lineage(self, lineage: Mapping[str, str], *, threads: int, mendable: Collection[str] = ()) -> None:
         """Write down what the run is made from: name -> hash (of the model, of the problems), and torch's threads.
 
         On a resumed run raises UserError where a hash differs, and warns where threads, versions or
-        machine do, because the run is then no longer bit-identical to an uninterrupted one.
+        machine do, because the run is then no longer bit-identical to an uninterrupted one. It warns, too, of what is
+        ``mendable`` (a user's code that failed, say): what is done stays, and the rest goes by the new content.
         """
         old = self._record_of_run.get("lineage") or {}
         changed = sorted(name for name in lineage if name in old and old[name] != lineage[name])
+        for name in [name for name in changed if name in mendable]:
+            self.warn(
+                "mended", f"{name} changed since this run began; what it graded before stays", max(self._last_step, 0)
+            )
+            changed.remove(name)
         if changed:
             raise UserError(
                 f"{self.directory}: {' and '.join(changed)} changed since this run began; put the old content back, or "
@@ -684,7 +691,12 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    return {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "kernels": kernels.describe(),
+    }
 
 
 def _processor() -> str:
@@ -699,6 +711,6 @@ def _code_hash() -> str:
     """SHA-256 of this package's sources: tells two builds of one version apart."""
     root = Path(__file__).parent
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for kind in ("py", "cpp", "h") for path in root.rglob(f"*.{kind}")):
         total.update(path.relative_to(root).as_posix().encode() + b"\x00" + path.read_bytes())
     return total.hexdigest()

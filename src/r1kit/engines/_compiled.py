@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from r1kit.engines.base import EngineError
-from r1kit.kernels import Weights, load_library
+from r1kit.kernels import load_library
 from r1kit.kernels import weights as kernel_weights
-from r1kit.kernels.weights import Rope, named_in_order
+from r1kit.kernels.weights import Rope, Weights, named_in_order
 
 
 class CompiledPromptState:
@@ -56,7 +56,7 @@ class CompiledDecoder:
         self._moving = np.zeros(0, dtype=np.int32)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace all weights. Raises ``EngineError`` for an unknown name, a wrong shape, or weights that are missing."""
+        """Replace all weights. Raises ``EngineError`` for an unknown name, a wrong shape, or missing weights."""
         found: dict[str, Tensor] = {}
         for name, weight in weights:
             if name == "lm_head.weight" and self._tied:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r1kit import kernels
 from r1kit.devices import has_native_bf16
 from r1kit.engines import _fast, _slow
 from r1kit.engines._compiled import CompiledDecoder, draw
@@ -25,6 +24,7 @@ from r1kit.engines._sampling import RowParams, sample
 from r1kit.engines._stops import StopStrings
 from r1kit.engines.base import EngineError
 from r1kit.engines.draws import uniforms
+from r1kit.kernels.weights import why_not as why_not_compiled
 from r1kit.types import Completion, DrawKey, FinishReason, Request, Segment, UserError
 
 PREFILL_TOKENS = 1 << 14
@@ -464,7 +464,7 @@ def _choose_path(model: Any, dtype: torch.dtype, wanted: str) -> tuple[str, str]
     """Which forward pass to take, and why not a faster one. Raises UserError where the one asked for cannot run it."""
     if wanted == "slow":
         return "slow", "path='slow' was asked for"
-    uncompiled = "it computes in bfloat16 only" if dtype != torch.bfloat16 else kernels.why_not(model)
+    uncompiled = "it computes in bfloat16 only" if dtype != torch.bfloat16 else why_not_compiled(model)
     if wanted in ("auto", "compiled") and not uncompiled:
         return "compiled", ""
     reason = uncompiled if wanted == "compiled" else _fast.why_not(model)

@@ -10,7 +10,6 @@ learner run side by side.
 
 from __future__ import annotations
 
-from r1kit.kernels._build import load_library, unavailable
-from r1kit.kernels.weights import LARGEST, Weights, why_not
+from r1kit.kernels._build import describe, load_library, unavailable
 
-__all__ = ["LARGEST", "Weights", "load_library", "unavailable", "why_not"]
+__all__ = ["describe", "load_library", "unavailable"]

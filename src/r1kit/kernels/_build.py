@@ -64,6 +64,14 @@ def unavailable() -> str:
     return found if isinstance(found, str) else ""
 
 
+def describe() -> str:
+    """What small models on a CPU are computed with, as a run records it."""
+    found = _load()
+    if isinstance(found, str):
+        return f"none ({found})"
+    return "AMX tiles" if found.r1_tiles() else "AVX-512 BF16"
+
+
 def load_library() -> ctypes.CDLL:
     """The compiled library. Raises RuntimeError where it is unavailable."""
     found = _load()
