@@ -145,6 +145,12 @@ def test_broken_reward_functions(
     assert said in sentence.lower()
     assert "mine.py" in sentence
     assert json.loads((out / "run.json").read_text())["status"] == "failed"
+    # mended, the same command goes on
+    file.write_text("def reward(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
+    more = [f"model={model}", f"problems={problems}", f"output_dir={out}", *TINY, "reward_weights=[1.0]"]
+    assert status("run", "r1_zero", *more, f'reward_funcs=["{file}:reward"]') == 0
+    assert "mine.py changed since this run began" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
 def test_a_checkpoint_without_tokenizer(tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]) -> None:

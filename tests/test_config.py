@@ -185,6 +185,8 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "max_step = 3\n")
     with pytest.raises(UserError, match=r"mine\.toml: unknown key 'max_step'; did you mean 'max_steps'\?"):
         load_recipe(path)
+    with pytest.raises(UserError, match=r"unknown key 'zzzz'; `r1 run` with `--show` lists the keys"):
+        grpo("zzzz=1")
     path = write(tmp_path, "max_steps = = 3\n")
     with pytest.raises(UserError, match=r"mine\.toml is not valid TOML.*line 1"):
         load_recipe(path)

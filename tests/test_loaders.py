@@ -186,6 +186,22 @@ def test_named_columns_and_kind(tmp_path: Path) -> None:
     assert (problem.text, problem.gold, problem.kind) == ("1+1?", TextAnswer(text="2"), "exact")
 
 
+def test_the_same_question_under_another_id_or_with_another_answer_is_kept_and_said(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "question": "a", "answer": "1"},
+        {"id": 2, "question": "b", "answer": "1"},
+        {"id": 3, "question": "a", "answer": "1"},
+        {"id": 4, "question": "a", "answer": "2"},
+    ]
+    loaded = load(tmp_path, *rows)
+    assert len(loaded.problems) == 4
+    (sentence,) = loaded.report.sentences()
+    assert sentence.startswith("2 of 4 rows ask what another asks")
+    assert ".jsonl:3 asks what" in sentence
+    assert not load(tmp_path, *rows[:2], rows[0]).report.repeated
+    assert not load(tmp_path, *rows[:2], rows[0], keep_duplicates=True).report.repeated
+
+
 def test_identical_rows_merge_unless_kept(tmp_path: Path) -> None:
     rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": "1"}, {"question": "a", "answer": "1"}]
     loaded = load(tmp_path, *rows)

@@ -229,7 +229,9 @@ def test_a_damaged_artifact_is_named(done: tuple[Path, Path], harm: str) -> None
         UserError, match=rf"stage a: .*stages/a/model/{file} {words}.*; put the old file back, or remove"
     ):
         run(path, out)
-    assert states(graph_of(path, out))["a"] == "damaged"
+    graph = graph_of(path, out)
+    assert states(graph)["a"] == "damaged"
+    assert sentences(graph, plan(graph))[-1].startswith("nothing would run: a was changed since; put the old file back")
 
 
 @needs_mini
@@ -346,6 +348,17 @@ def test_a_full_disk_costs_nothing_that_was_saved(tmp_path: Path, monkeypatch: p
     assert states(graph_of(path, out)) == {"a": "done", "b": "resume", "c": "run", "d": "run"}
     run(path, out)
     assert set(states(graph_of(path, out)).values()) == {"done"}
+
+
+@needs_mini
+def test_what_goes_wrong_in_a_stage_names_the_stage(tmp_path: Path) -> None:
+    stages = '[[stages]]\nname = "cold"\nmethod = "cold_start"\nmodel = "@base"\ntemplate = "chat"\n'
+    stages += 'problems = ["countdown3"]\nnum_problems = 2\nnum_generations = 1\nmax_completion_length = 4\n'
+    path = recipe(tmp_path, stages)
+    with pytest.raises(UserError, match=r"^stage cold: no example is left of 2 samples \(2 dropped: cut off\)"):
+        run(path, tmp_path / "run")
+    assert states(graph_of(path, tmp_path / "run")) == {"cold": "resume"}
+    assert not (tmp_path / "run/stages/cold/data").exists()
 
 
 @needs_mini

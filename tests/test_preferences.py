@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chat_server import chat_server
+from helpers import needs_mini
 from r1kit.config import load_recipe
 from r1kit.config.preferences import PreferencesConfig
 from r1kit.engines.server import Ask
@@ -262,3 +264,15 @@ def test_settings_that_do_nothing_are_refused(world: Path, tmp_path: Path, overr
 def test_no_pair_at_all_is_said_clearly(world: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pair is left"):
         run_recipe(config_of(world, tmp_path / "run", "human_pairs=[]", "max_completion_length=2"), ["r1"])
+
+
+@needs_mini
+def test_a_judge_that_makes_no_sense_is_named_with_its_replies(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    settings = ["model=mini-base", "template=chat", "problems=countdown3", "safety_problems=[]", "num_problems=4"]
+    settings += ["num_generations=3", "max_completion_length=96", "torch_threads=1", f"output_dir={tmp_path / 'run'}"]
+    with chat_server(lambda request: "I like turtles {") as (url, _):
+        config = load_recipe("preferences", [*settings, f"judge={url}", "answer_tries=2"])
+        with pytest.raises(UserError, match=r"no verdict of the judge\): .*look at its replies in .*judge\.jsonl"):
+            run_recipe(config, ["r1"])
+    assert not (tmp_path / "run" / "data").exists()

@@ -264,6 +264,28 @@ def test_a_judge_that_dies_midway_is_not_asked_twice(tmp_path: Path) -> None:
     assert fake.requests
 
 
+@needs_mini
+def test_a_judge_that_makes_no_sense_is_named_with_its_replies(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"prompt": "What is 2+3?", "answer": "5", "kind": "general"}) + "\n")
+    settings = (f"problems={problems}", "eval_problems=countdown3", "max_completion_length=48", "min_language=0")
+    directory = tmp_path / "run"
+    with (
+        chat_server(lambda request: "I like turtles {") as (url, _),
+        pytest.raises(UserError, match=r"no verdict of the judge\): .*look at its replies in .*judge\.jsonl") as raised,
+    ):
+        run(directory, *settings, f"judge={url}")
+    assert "remove that file to have the questions asked again" in str(raised.value)
+    assert not (directory / "data").exists()
+    # as it says: without the file, the same command asks again
+    (directory / "answers" / "judge.jsonl").unlink()
+    judgement = json.dumps({"analysis": "", "correctness": "correct"})
+    with chat_server(lambda request: judgement, port=int(url.rpartition(":")[2].removesuffix("/v1"))):
+        run(directory, *settings, f"judge={url}")
+    assert read_json_lines(directory / "data" / "examples.jsonl")
+
+
 def test_nothing_right_is_one_sentence(tmp_path: Path) -> None:
     model = make_tiny_checkpoint(tmp_path / "tiny")
     with pytest.raises(UserError, match=r"no example is left of 8 samples \(. dropped: (wrong|cut off)\)"):

@@ -263,6 +263,20 @@ def test_changed_model_is_refused_on_resume_and_other_threads_warn(tmp_path: Pat
     assert "torch threads 1 -> 2" in inexact[-1]["message"]
 
 
+def test_a_mended_reward_function_is_warned_of_and_the_run_goes_on(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.set_lineage({"model": "abc", "mine.py": "1"}, threads=1, mendable=["mine.py"])
+        run.record({"step": 0})
+    with open_run(tmp_path) as run:
+        with pytest.raises(UserError, match=r"mine\.py changed since this run began"):
+            run.set_lineage({"model": "abc", "mine.py": "2"}, threads=1)
+        run.set_lineage({"model": "abc", "mine.py": "2"}, threads=1, mendable=["mine.py"])
+    assert status(tmp_path)["lineage"] == {"model": "abc", "mine.py": "2"}
+    assert [row["message"] for row in warnings_of(tmp_path) if row["code"] == "mended"] == [
+        "mine.py changed since this run began; what it graded before stays"
+    ]
+
+
 def test_status_says_how_the_run_ended(tmp_path: Path) -> None:
     for name, error, expected in (
         ("failed", RuntimeError("boom"), "failed"),

@@ -178,10 +178,8 @@ def _read_recipe(name_or_path: str | Path) -> tuple[str, str, str]:
             raise UserError(f"cannot read the recipe {path}: {error}") from error
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise UserError(f"there is no recipe file {path}; recipes in the package: {', '.join(recipe_names())}")
-    raise UserError(
-        f"there is no recipe {name!r}{_did_you_mean(name, recipe_names())}; the recipes are "
-        f"{', '.join(recipe_names())}, or give the path of a .toml file"
-    )
+    hint = _did_you_mean(name, recipe_names()) or "; give a name or the path of a .toml file"
+    raise UserError(f"there is no recipe {name!r}{hint} (recipes in the package: {', '.join(recipe_names())})")
 
 
 def _parse_toml(text: str, origin: str) -> dict[str, Any]:
@@ -218,6 +216,7 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], origin: str) -
         if key not in config.model_fields:
             place = origins.get(key, origin)
             hint = _other_method_hint(key, method) or _did_you_mean(key, config.model_fields)
+            hint = hint or "; `r1 run` with `--show` lists the keys that there are"
             raise UserError(f"{place}: unknown key {key!r}{hint}")
     try:
         return config.model_validate(values)

@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from r1kit.report.words import duration
 from r1kit.run_directory import DirectoryLock, Stopped, hash_path, read_json_lines, saving, write_atomic
 from r1kit.runner import resolve_model, run_recipe
 from r1kit.tasks.sets import ProblemSet
-from r1kit.types import UserError
+from r1kit.types import R1Error, UserError
 
 
 def run_pipeline(config: PipelineConfig, command: Sequence[str]) -> Path:
@@ -132,14 +132,16 @@ class _Running:
             # what it is made from is the same by content; only paths can differ, where the pipeline was moved
             write_atomic(directory / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
         started = time.monotonic()
-        run_recipe(config, self.command)
+        with _told_of(f"stage {stage.name}"):
+            run_recipe(config, self.command)
         done = finish(directory, record, stage.outputs, max(time.monotonic() - started, _trained_seconds(directory)))
         self.clock.pending.discard(stage.name)
         return done
 
     def _evaluate(self, name: str, model: str, model_hash: str, template: str) -> None:
         started = time.monotonic()
-        metrics = evaluate_stage(self.graph.config, name, model, model_hash, self.sets, template=template, say=_say)
+        with _told_of(f"evaluation of {name}"):
+            metrics = evaluate_stage(self.graph.config, name, model, model_hash, self.sets, template=template, say=_say)
         self.clock.evaluated(time.monotonic() - started)
         self.table.append({"stage": name, "model": os.path.relpath(model, self.graph.root), "metrics": metrics})
         if name == BASE:
@@ -176,6 +178,17 @@ class _Running:
             return []
         values = evaluated_values(self.graph.root, self.graph.config.readable_paragraph)
         return [judge(claim, values) for claim in claims]
+
+
+@contextmanager
+def _told_of(what: str) -> Iterator[None]:
+    """Puts what a pipeline was at before the sentence of an error; a stop on request is none."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except R1Error as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 _HEADLINE = ("reasoning", "instruction_following", "safety", "preference", "format", "language", "readability")

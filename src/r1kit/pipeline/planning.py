@@ -91,7 +91,14 @@ def sentences(graph: Graph, planned: Sequence[Planned]) -> list[str]:
     ]
     todo = [item.stage.name for item in planned if item.state in ("run", "resume")]
     back = [item.stage.name for item in planned if item.state == "restore"]
-    lines.append(f"would run: {', '.join(todo)}" if todo else "nothing would run: every stage is done")
+    broken = [item.stage.name for item in planned if item.state == "damaged"]
+    if broken:
+        lines.append(
+            f"nothing would run: {', '.join(broken)} was changed since; put the old file back, or remove "
+            f"{graph.directory(broken[0])} to make it again"
+        )
+    else:
+        lines.append(f"would run: {', '.join(todo)}" if todo else "nothing would run: every stage is done")
     if back:
         lines.append(f"would be taken back: {', '.join(back)}")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from r1kit.config.answerers import AnswererKeys, DataConfig
@@ -118,6 +119,11 @@ def checked(scorer: Scorer, answers: Sequence[tuple[Problem, str]]) -> list[bool
     return [None if value is None else value >= 1.0 for value in values]
 
 
+def answers_file(run: Run, purpose: str) -> Path:
+    """Where the answers to questions of one purpose are kept."""
+    return run.directory / "answers" / f"{purpose}.jsonl"
+
+
 def open_answers(
     name: str, purpose: str, config: AnswererKeys, run: Run, guard: InterruptGuard, count: Callable[[int, int], None]
 ) -> Answers:
@@ -133,7 +139,7 @@ def open_answers(
         return LocalChat(make_engine(policy), policy, params, getattr(config, "seed", 0))
 
     return Answers(
-        run.directory / "answers" / f"{purpose}.jsonl",
+        answers_file(run, purpose),
         f"{who}|{params.temperature}|{params.max_completion_length}",
         opened,
         should_stop=lambda: guard.stop,

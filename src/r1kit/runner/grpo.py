@@ -12,7 +12,7 @@ from r1kit.run_directory import InterruptGuard, Run
 from r1kit.runner import parts
 from r1kit.runner.evaluation import Evaluation
 from r1kit.runner.parts import make_eval_scorer, make_run_policy, make_sampler, make_scorer, rollout_source, save_model
-from r1kit.runner.problems import lineage, model_hash, usable, with_general_sets
+from r1kit.runner.problems import lineage, model_hash, reward_files, usable, with_general_sets
 from r1kit.runner.reward_model import learned_rewards
 from r1kit.runner.watching import shower, warn_of_code, watch
 from r1kit.tasks.sets import load_training_sets
@@ -30,7 +30,7 @@ def run(config: GRPOConfig, run: Run, guard: InterruptGuard) -> None:
         eval_scorer = stack.enter_context(make_eval_scorer(config, policy, sets, scorer.accuracy))
         sets, notes = usable(sets, policy, config, scorer, eval_scorer)
         models = {f"reward_models.{name}": model_hash(path) for name, path in config.reward_models.items()}
-        run.set_lineage(lineage(config, sets) | models, threads=threads)
+        run.set_lineage(lineage(config, sets) | models, threads=threads, mendable=reward_files(config))
         watched = watch(stack, config, run, policy, config.max_steps, notes)
         warn_of_code(config, sets, scorer, run)
         engine = make_sampler(config, policy)

@@ -14,13 +14,14 @@ from r1kit.policy import Policy, load_policy
 from r1kit.progress import counting
 from r1kit.rewards.learned import readable
 from r1kit.run_directory import InterruptGuard, Run, hash_path, saving, write_atomic
-from r1kit.runner.answering import Answering, open_answers
+from r1kit.runner.answering import Answering, answers_file, open_answers
 from r1kit.runner.parts import make_eval_scorer, make_run_policy, make_scorer, resolve_model
 from r1kit.runner.problems import lineage, model_hash, usable
 from r1kit.runner.watching import warn_of_code
 from r1kit.stages import preferences as stage
 from r1kit.stages.cold_start import Sample
 from r1kit.stages.data_files import Funnel
+from r1kit.stages.judges import SENSELESS
 from r1kit.tasks.preferences import load_preferences
 from r1kit.tasks.sets import TrainingSets, load_training_sets
 from r1kit.types import Message, Preference, Problem, UserError
@@ -60,7 +61,7 @@ def run(config: PreferencesConfig, run: Run, guard: InterruptGuard) -> None:
         judge = _judge(config, run, guard)
         rows, lengths = _pairs(config, samples, judge, policy, funnels)
         labels = _labels(config, risky, judge, funnels) if risky else []
-        _refuse_nothing(config, rows, funnels)
+        _refuse_nothing(rows, funnels, answers_file(run, "judge"))
         _save(config, run, rows, labels, funnels, lengths, [*notes, *more])
 
 
@@ -155,15 +156,18 @@ def _labels(
     ]
 
 
-def _refuse_nothing(config: PreferencesConfig, rows: Sequence[Any], funnels: Mapping[str, Funnel]) -> None:
+def _refuse_nothing(rows: Sequence[Any], funnels: Mapping[str, Funnel], replies: Path) -> None:
+    """Raises UserError where no pair came out. ``replies``: the judge's."""
     if rows:
         return
     said = "; ".join(f"{name}: {funnel.sentence()}" for name, funnel in funnels.items())
-    mend = (
-        "ask more problems or more answers each (num_generations)"
-        if funnels["pairs"].dropped[stage.UNBALANCED] == 0
-        else "ask more problems, or take length_balance = none and look at the lengths in the card"
-    )
+    pairs = funnels["pairs"]
+    if 0 < pairs.taken_in == pairs.dropped[stage.NO_VERDICT]:
+        mend = SENSELESS.format(path=replies)
+    elif pairs.dropped[stage.UNBALANCED]:
+        mend = "ask more problems, or take length_balance = none and look at the lengths in the card"
+    else:
+        mend = "ask more problems or more answers each (num_generations)"
     raise UserError(f"no pair is left ({said}): {mend}")
 
 

@@ -101,8 +101,13 @@ def lineage(config: RolloutConfig, sets: TrainingSets) -> dict[str, str]:
         "problems": _problems_hash(sets.train),
         "held_out": _problems_hash([problem for part in sets.held_out for problem in part.problems]),
     }
-    files = [config.template, *(name.rpartition(":")[0] for name in config.reward_funcs)]
+    files = [config.template, *reward_files(config)]
     return lineage | {name: hash_path(name) for name in files if name and Path(name).is_file()}
+
+
+def reward_files(config: RolloutConfig) -> list[str]:
+    """The files of a recipe's own reward functions."""
+    return [file for name in config.reward_funcs if (file := name.rpartition(":")[0])]
 
 
 def model_hash(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from r1kit.benchmarks import benchmark_index
 from r1kit.config.rejection import RejectionConfig
@@ -14,15 +15,15 @@ from r1kit.policy import Policy, load_policy
 from r1kit.progress import counting
 from r1kit.rewards.scorer import Scorer
 from r1kit.run_directory import InterruptGuard, Run, hash_path
-from r1kit.runner.answering import Answering, open_answers
+from r1kit.runner.answering import Answering, answers_file, open_answers
 from r1kit.runner.parts import make_eval_scorer, make_run_policy, make_scorer, resolve_model
 from r1kit.runner.problems import lineage, model_hash, usable
 from r1kit.runner.watching import warn_of_code
 from r1kit.stages.cold_start import Sample
 from r1kit.stages.data_files import DataRow, Funnel, save_data
-from r1kit.stages.judges import judge_answers
+from r1kit.stages.judges import SENSELESS, judge_answers
 from r1kit.stages.readable import NO_THINKING, Readability
-from r1kit.stages.rejection import FUNNEL, NO_FORMAT, UNDECIDED, Judge, Rejection, balanced, mixed
+from r1kit.stages.rejection import FUNNEL, NO_FORMAT, NO_VERDICT, UNDECIDED, Judge, Rejection, balanced, mixed
 from r1kit.tasks.contamination import NgramIndex
 from r1kit.tasks.examples import load_examples
 from r1kit.tasks.rows import gold_text
@@ -95,7 +96,7 @@ class _Work:
             reasoning = balanced(right, config.max_domain_share, funnels["reasoning"])
             general = stage.rows(answered, funnels["general"])
         general += stage.clean(self._general_rows(files), funnels["general"])
-        _refuse_nothing(reasoning, funnels["reasoning"])
+        _refuse_nothing(reasoning, funnels["reasoning"], answers_file(self.run, "judge"))
         general = mixed(reasoning, general, config.general_ratio, funnels["general"])
         return reasoning, general, funnels
 
@@ -196,12 +197,13 @@ def _more_lineage(config: RejectionConfig) -> dict[str, str]:
     return files | {name: model_hash(value) for name, value in models.items() if value}
 
 
-def _refuse_nothing(rows: Sequence[DataRow], funnel: Funnel) -> None:
-    """Raises UserError where no reasoning example came out."""
+def _refuse_nothing(rows: Sequence[DataRow], funnel: Funnel, replies: Path) -> None:
+    """Raises UserError where no reasoning example came out. ``replies``: the judge's."""
     if rows:
         return
     most = max(funnel.dropped, key=lambda reason: funnel.dropped[reason])
     mends = {
+        NO_VERDICT: SENSELESS.format(path=replies),
         UNDECIDED: "no rule decides on these problems; name a judge",
         NO_THINKING: "this model never writes <think> ... </think>; rejection sampling wants one after a cold start",
         NO_FORMAT: "this model does not write thinking and then a summary; it wants a cold start first",

@@ -21,6 +21,11 @@ JUDGE = (
     "First analyse, then decide. Reply with one JSON object and nothing else: "
     '{"analysis": "what you looked at and why", "correctness": "correct" or "incorrect"}'
 )
+SENSELESS = (
+    "no reply of the judge could be read as a verdict: look at its replies in {path}, name a judge that follows "
+    "instructions, and remove that file to have the questions asked again"
+)
+"""What is wrong, and the mend, where all is lost to replies without a verdict."""
 LONGEST_ANSWER = 30_000
 """Characters of an answer that a judge reads."""
 

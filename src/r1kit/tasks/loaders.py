@@ -24,6 +24,7 @@ class LoadReport:
     (``without_gold``: an empty gold answer; ``unsupported``: code in a language or with tests that r1kit does not
     judge; ``broken``: no problem at all).
 
+    ``repeated``: rows that ask word for word what another asks, under an id or with an answer of their own; they stay.
     ``no_gold_column``: rows that have no column for a gold answer and name no kind. They became problems
     of kind "general"; ``columns`` are those of the first such row.
     """
@@ -33,6 +34,7 @@ class LoadReport:
     unsupported: tuple[str, ...]
     without_gold: tuple[str, ...]
     broken: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
     no_gold_column: int = 0
     columns: tuple[str, ...] = ()
 
@@ -41,6 +43,11 @@ class LoadReport:
         said = []
         if self.merged:
             said.append(f"{self.merged:,} of {self.rows:,} rows repeat another and were merged")
+        if self.repeated:
+            said.append(
+                f"{len(self.repeated):,} of {self.rows:,} rows ask what another asks, under an id or with an answer of "
+                f"their own, and were kept; the first: {self.repeated[0]}"
+            )
         if self.unsupported:
             said.append(f"{len(self.unsupported):,} code problems were left out; the first: {self.unsupported[0]}")
         if self.without_gold:
@@ -126,6 +133,8 @@ class _Collector:
         self.keep_duplicates = keep_duplicates
         self.problems: dict[str, Problem] = {}
         self.seen: dict[str, tuple[str, str, int]] = {}
+        self.asked: dict[str, str] = {}
+        self.repeated: list[str] = []
         self.broken: list[str] = []
         self.without_gold: list[str] = []
         self.unsupported: list[str] = []
@@ -141,6 +150,7 @@ class _Collector:
         if problem.id not in self.seen:
             self.seen[problem.id] = (content, place, 1)
             self.problems[problem.id] = problem
+            self.note_repeated(problem, place)
             return
         first_content, first_place, copies = self.seen[problem.id]
         if content != first_content:
@@ -152,6 +162,14 @@ class _Collector:
         copy = replace(problem, id=f"{problem.id}#{copies + 1}")
         self.add(copy, place)
 
+    def note_repeated(self, problem: Problem, place: str) -> None:
+        """A problem under a new id: does it ask word for word what another one asks?"""
+        if self.keep_duplicates:
+            return
+        first = self.asked.setdefault(content_hash(problem.messages, problem.kind, None), place)
+        if first != place:
+            self.repeated.append(f"{place} asks what {first} asks")
+
     def result(self) -> LoadedProblems:
         report = LoadReport(
             rows=self.rows,
@@ -159,6 +177,7 @@ class _Collector:
             unsupported=tuple(self.unsupported),
             without_gold=tuple(self.without_gold),
             broken=tuple(self.broken),
+            repeated=tuple(self.repeated),
             no_gold_column=self.no_gold_column,
             columns=self.columns,
         )
