@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -24,6 +25,7 @@ from r1kit.run_directory import (
     hash_path,
     pack_rows,
     read_json_lines,
+    saving,
     unpack_rows,
     write_atomic,
 )
@@ -297,6 +299,12 @@ def test_foreign_directories_are_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="cannot save the run directory"):
         open_run(tmp_path / "thesis.tex" / "run")
+
+
+def test_a_place_that_cannot_be_written_is_named_with_both_ways_to_name_another(tmp_path: Path) -> None:
+    said = r"cannot write the pairs in .*output_dir=\.\.\. of a run, -o of a command"
+    with pytest.raises(UserError, match=said), saving("the pairs", tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_unreadable_config_is_one_sentence(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def _refuse_another(folder: Path, settings: Mapping[str, Any]) -> None:
     different = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
     if different:
         shown = ", ".join(f"{key} ({old.get(key)!r} there, {settings.get(key)!r} now)" for key in different[:4])
-        raise UserError(f"{folder} holds an evaluation with another {shown}; give another directory with -o")
+        raise UserError(f"{folder} holds an evaluation that differs in {shown}; give another directory with -o")
 
 
 def _row(problem: Problem, completion: Completion, prompt: str, name: str, prefilled_think: bool) -> dict[str, Any]:

@@ -505,8 +505,8 @@ def saving(what: str, directory: Path) -> Iterator[None]:
             ) from error
         if number in _FORBIDDEN:
             raise UserError(
-                f"cannot write {what} in {directory} ({os.strerror(number)}); make it writable or give another "
-                "directory with output_dir=..."
+                f"cannot write {what} in {directory} ({os.strerror(number)}); make it writable or name another place "
+                "(output_dir=... of a run, -o of a command)"
             ) from error
         if isinstance(error, OSError):
             raise UserError(f"cannot save {what} in {directory}: {error.strerror or error}") from error
