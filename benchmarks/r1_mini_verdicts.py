@@ -3,7 +3,8 @@
     for seed in 0 1 2; do r1 run r1_mini seed=$seed output_dir=runs/r1_mini_$seed; done
     python benchmarks/r1_mini_verdicts.py runs/r1_mini_0 runs/r1_mini_1 runs/r1_mini_2 -o verdicts.json
 
-Reads stored completions only; it needs at least 1,500 held-out problems in each run, the same in all of them.
+Reads stored completions only; it needs at least 1,500 held-out problems in each run, the same in all of them. Prints
+the table of stages too, as means over the runs, with the least and the most of them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from r1kit.config import PipelineConfig, config_from_dict
 from r1kit.pipeline.evaluation import ASKED, evaluated_values
 from r1kit.pipeline.verdicts import CLAIMS, LEAST_PROBLEMS, judge, over_seeds
+
+
+def print_table(values: Sequence[Mapping[str, Any]]) -> None:
+    """Stage by metric in percent: the mean over the runs, and between what it lies."""
+    stages = list(values[0])
+    print(f"{'percent':24}" + " ".join(f"{stage:>18}" for stage in stages))
+    for metric in values[0][stages[0]]:
+        if metric.startswith("accuracy/"):  # of single sets
+            continue
+        cells = []
+        for stage in stages:
+            found = [100 * fmean(run[stage][metric].values()) for run in values if run[stage].get(metric)]
+            cells.append(f"{fmean(found):.1f} ({min(found):.1f}-{max(found):.1f})" if found else "-")
+        print(f"{metric:24}" + " ".join(f"{cell:>18}" for cell in cells))
 
 
 def main() -> int:
@@ -57,6 +74,7 @@ def main() -> int:
             for verdict in verdicts
         )
         print(f"{rows[-1]['outcome']:>15}  {claim.title}: {shown}{each}")
+    print_table(values)
     if asked.out:
         asked.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
