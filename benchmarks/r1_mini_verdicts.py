@@ -31,7 +31,8 @@ def print_table(values: Sequence[Mapping[str, Any]]) -> None:
             continue
         cells = []
         for stage in stages:
-            found = [100 * fmean(run[stage][metric].values()) for run in values if run[stage].get(metric)]
+            unit = 1 if metric == "length" else 100
+            found = [unit * fmean(run[stage][metric].values()) for run in values if run[stage].get(metric)]
             cells.append(f"{fmean(found):.1f} ({min(found):.1f}-{max(found):.1f})" if found else "-")
         print(f"{metric:24}" + " ".join(f"{cell:>18}" for cell in cells))
 
