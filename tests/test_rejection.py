@@ -255,7 +255,8 @@ def test_a_judge_that_dies_midway_is_not_asked_twice(tmp_path: Path) -> None:
         assert not (directory / "data").exists()
         alive["left"] = 1000
         before = len(read_json_lines(directory / "answers" / "judge.jsonl"))
-        run(directory, *more)
+        # more patience is no other run
+        run(directory, *settings, f"judge={url}", "server_tries=4", "server_timeout=300", "min_language=0")
     assert before >= 1
     assert max(served.values()) == 1, "nothing that was judged is judged again"
     rows_made = read_json_lines(directory / "data" / "examples.jsonl")

@@ -71,6 +71,11 @@ KEYS_WITHOUT_EFFECT = frozenset(
         "project",
         "run_name",
         "log_completions",
+        # how patiently a server is asked: who raises a limit after a time-out goes on with what was judged
+        "server_timeout",
+        "server_tries",
+        "server_concurrency",
+        "server_api_key_env",
     }
 )
 
