@@ -52,7 +52,7 @@ def test_shipped_recipes_are_there() -> None:
 
 def test_mini_recipe_is_the_measured_setting() -> None:
     config = grpo()
-    assert (config.problems_per_rollout, config.num_generations, config.max_completion_length) == (24, 8, 576)
+    assert (config.problems_per_rollout, config.num_generations, config.max_completion_length) == (32, 8, 576)
     assert (config.learning_rate, config.beta, config.loss_type) == (3e-4, 0.0, "dapo")
     assert (config.reward_funcs, config.reward_weights) == (("accuracy", "format"), (1.0, 1.0))
     assert config.problems == ("countdown3",)
@@ -139,7 +139,7 @@ def test_override_values(override: str, key: str, value: Any) -> None:
         ("problems=[1]", ("problems[0] = 1", "expected a text")),
         ("top_p=0.9", ("top_p = 0.9", "log-probability", "use top_p = 1.0")),
         ("max_steps", ("'max_steps'", "not key=value")),
-        ("steps_per_generation=5", ("24 x 8 = 192", "steps_per_generation = 5")),
+        ("steps_per_generation=5", ("32 x 8 = 256", "steps_per_generation = 5")),
         ("reward_weights=[1.0]", ("1 values for 2 reward_funcs",)),
         ("ref_refresh_steps=400", ("no effect with beta = 0",)),
         ("method=ppo", ("command line", 'method = "ppo"', "grpo, pretrain, sft, distill")),

@@ -342,10 +342,12 @@ def _end_tokens(model: Any, tokenizer: Any, template: str) -> tuple[tuple[int, .
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = [configured] if isinstance(configured, int) else list(configured or [])
     if configured and ids[0] not in configured:
-        named = tokenizer.convert_ids_to_tokens(configured)
+        named = [
+            token or f"id {i}" for i, token in zip(configured, tokenizer.convert_ids_to_tokens(configured), strict=True)
+        ]
         warnings.append(
             f"The tokenizer ends with {tokenizer.eos_token} but generation_config.json with "
-            f"{', '.join(map(str, named))}; completions end at either."
+            f"{', '.join(named)}; completions end at either."
         )
     ids += [int(token) for token in configured if token not in ids]
     turn_end = _turn_end(tokenizer, template)
