@@ -285,4 +285,4 @@ def test_a_cache_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / "r1kit").chmod(0o777)
     assert elsewhere(REASON, XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path)) == ""
     assert not list((tmp_path / "r1kit").iterdir())
-    assert len(list(tmp_path.glob("r1kit-*/kernels-*.so"))) == 1, "a folder of the process's own"
+    assert not list(tmp_path.glob("r1kit-*")), "a folder of the process's own, gone with it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -133,16 +134,17 @@ def _compiled(compiler: str, more: tuple[str, ...]) -> Path:
 def _folder() -> Path:
     """Where compiled libraries are kept: this user's cache, or a folder of this process where that cannot be written.
     Code is run from it, so nobody else may be able to write there."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache_home / "r1kit"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r1kit"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.stat()
         if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         pass
-    return Path(tempfile.mkdtemp(prefix="r1kit-"))
+    folder = Path(tempfile.mkdtemp(prefix="r1kit-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _signed(path: Path) -> ctypes.CDLL:
