@@ -192,50 +192,80 @@ struct Feed {
   float* logits;           // [asked, vocab]
 };
 
-inline void forward_part(const Model& m, const Cache& cache, const Feed& feed, int start, int stop, int first_asked,
-                         int last_asked, SamplerScratch& w) {
-  const R1Shape& s = m.shape;
-  const int n = stop - start, rows = padded(n), hidden = s.hidden, dim = s.head_dim, group = s.heads / s.kv_heads;
-  float* x = w.x.reserve(static_cast<size_t>(rows) * hidden);
-  bf16* normed = w.normed.reserve(static_cast<size_t>(rows) * hidden);
+// Entries [start, start + n) of a feed on one thread.
+struct Pass {
+  const Model& m;
+  const Cache& cache;
+  const Feed& feed;
+  const int start, n;
+  SamplerScratch& w;
+  const int hidden = m.shape.hidden, dim = m.shape.head_dim, rows = padded(n);
+  float* x = w.x.reserve(static_cast<size_t>(rows) * hidden);  // the residual stream
   float* wide = w.wide.reserve(static_cast<size_t>(rows) * m.width);
+  bf16* normed = w.normed.reserve(static_cast<size_t>(rows) * hidden);
   bf16* qkv = w.qkv.reserve(static_cast<size_t>(rows) * m.width);
   bf16* mixed = w.mixed.reserve(static_cast<size_t>(rows) * m.queries);
-  bf16* acts = w.acts.reserve(static_cast<size_t>(rows) * s.inner);
-  int longest = 0;
-  for (int i = start; i < stop; i++) longest = std::max(longest, feed.positions[i] + 1);
-  float* scores = w.scores.reserve(static_cast<size_t>(4) * padded(longest));
-  bf16* probs = w.probs.reserve(static_cast<size_t>(4) * padded(longest));
-  for (int i = 0; i < n; i++)
-    std::memcpy(x + i * hidden, m.embedding + static_cast<int64_t>(feed.tokens[start + i]) * hidden, 4 * hidden);
-  for (int at = 0; at < s.layers; at++) {
-    const Layer& l = m.layers[at];
-    for (int i = 0; i < n; i++) rms_norm(x + i * hidden, l.input_norm, hidden, s.eps, normed + i * hidden);
+  bf16* acts = w.acts.reserve(static_cast<size_t>(rows) * m.shape.inner);
+
+  template <class T>
+  T* row(T* first, int i, int width) const {
+    return first + static_cast<int64_t>(i) * width;
+  }
+
+  void embed() {
+    for (int i = 0; i < n; i++)
+      std::memcpy(row(x, i, hidden), row(m.embedding, feed.tokens[start + i], hidden), 4 * static_cast<size_t>(hidden));
+  }
+
+  void norm(const float* weight) {
+    for (int i = 0; i < n; i++) rms_norm(row(x, i, hidden), weight, hidden, m.shape.eps, row(normed, i, hidden));
+  }
+
+  // x += a W^T
+  void add_product(const bf16* a, int width, const bf16* weight) {
+    multiply(a, width, n, weight, hidden, width, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        for (int j = 0; j < SIDE; j += 16) {
+          float* to = row(x, r + i, hidden) + c + j;
+          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_load_ps(out + i * SIDE + j)));
+        }
+    });
+  }
+
+  // Queries, and keys and values into the cache.
+  void project(const Layer& l, int at) {
     multiply(normed, hidden, n, l.qkv, padded(m.width), hidden, [&](int r, int c, const float* out) {
       for (int i = 0; i < SIDE && r + i < n; i++)
         for (int j = 0; j < SIDE; j += 16)
-          _mm512_storeu_ps(wide + (r + i) * static_cast<int64_t>(m.width) + c + j, _mm512_load_ps(out + i * SIDE + j));
+          _mm512_storeu_ps(row(wide, r + i, m.width) + c + j, _mm512_load_ps(out + i * SIDE + j));
     });
     for (int i = 0; i < n; i++) {
-      const int64_t turn = static_cast<int64_t>(feed.positions[start + i]) * (dim / 2);
-      bf16* row = qkv + static_cast<int64_t>(i) * m.width;
-      finish_qkv(m, l, wide + static_cast<int64_t>(i) * m.width, feed.cos + turn, feed.sin + turn, row);
       const int place = feed.positions[start + i];
+      const int64_t turn = static_cast<int64_t>(place) * (dim / 2);
+      finish_qkv(m, l, row(wide, i, m.width), feed.cos + turn, feed.sin + turn, row(qkv, i, m.width));
       bf16* page = cache.pages(feed.rows[start + i])[place / PAGE];
-      for (int h = 0; h < s.kv_heads; h++) {
+      for (int h = 0; h < m.shape.kv_heads; h++) {
         bf16* keys = page + cache.offset(at, h);
-        const bf16* k = row + m.queries + h * dim;
-        remember(keys, keys + static_cast<int64_t>(PAGE) * dim, place % PAGE, dim, k, k + s.kv_heads * dim);
+        const bf16* k = row(qkv, i, m.width) + m.queries + h * dim;
+        remember(keys, keys + static_cast<int64_t>(PAGE) * dim, place % PAGE, dim, k, k + m.shape.kv_heads * dim);
       }
     }
+  }
+
+  void attend_all(int at) {
+    int longest = 0;
+    for (int i = 0; i < n; i++) longest = std::max(longest, feed.positions[start + i] + 1);
+    float* scores = w.scores.reserve(static_cast<size_t>(4) * padded(longest));
+    bf16* probs = w.probs.reserve(static_cast<size_t>(4) * padded(longest));
+    const int group = m.shape.heads / m.shape.kv_heads;
     for (int i = 0; i < n; i++) {
       bf16* const* pages = cache.pages(feed.rows[start + i]);
       const int length = feed.positions[start + i] + 1;
-      for (int h = 0; h < s.kv_heads; h++)
+      for (int h = 0; h < m.shape.kv_heads; h++)
         for (int g = 0; g < group; g += 4) {
-          const int head = h * group + g;
-          const bf16* q = qkv + static_cast<int64_t>(i) * m.width + head * dim;
-          bf16* out = mixed + static_cast<int64_t>(i) * m.queries + head * dim;
+          const int head = (h * group + g) * dim;
+          const bf16* q = row(qkv, i, m.width) + head;
+          bf16* out = row(mixed, i, m.queries) + head;
           const int64_t offset = cache.offset(at, h);
           switch (std::min(4, group - g)) {
             case 1: attend<1>(pages, offset, dim, q, length, scores, probs, out); break;
@@ -245,40 +275,50 @@ inline void forward_part(const Model& m, const Cache& cache, const Feed& feed, i
           }
         }
     }
-    auto add = [&](int r, int c, const float* out) {
+  }
+
+  void activate(const Layer& l) {
+    multiply(normed, hidden, n, l.gate_up, 2 * m.shape.inner, hidden, [&](int r, int c, const float* out) {
       for (int i = 0; i < SIDE && r + i < n; i++)
-        for (int j = 0; j < SIDE; j += 16) {
-          float* to = x + static_cast<int64_t>(r + i) * hidden + c + j;
-          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_load_ps(out + i * SIDE + j)));
-        }
-    };
-    multiply(mixed, m.queries, n, l.out, hidden, m.queries, add);
-    for (int i = 0; i < n; i++) rms_norm(x + i * hidden, l.post_norm, hidden, s.eps, normed + i * hidden);
-    multiply(normed, hidden, n, l.gate_up, 2 * s.inner, hidden, [&](int r, int c, const float* out) {
-      for (int i = 0; i < SIDE && r + i < n; i++)
-        store_bf16(acts + static_cast<int64_t>(r + i) * s.inner + c / 2,
+        store_bf16(row(acts, r + i, m.shape.inner) + c / 2,
                    silu_times(_mm512_load_ps(out + i * SIDE), _mm512_load_ps(out + i * SIDE + 16)));
     });
-    multiply(acts, s.inner, n, l.down, hidden, s.inner, add);
   }
-  const int asked = last_asked - first_asked;
-  if (asked <= 0) return;
-  bf16* high = normed;
-  bf16* low = s.wide_head ? w.low.reserve(static_cast<size_t>(ROWS_TOGETHER) * hidden) : nullptr;
-  float* logits = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(m.vocab, m.width));
-  float* row = w.scores.reserve(hidden);
-  for (int from = 0; from < asked; from += ROWS_TOGETHER) {
-    const int count = std::min(ROWS_TOGETHER, asked - from);
-    for (int i = 0; i < count; i++) {
-      const int entry = feed.asked[first_asked + from + i] - start;
-      rms_norm_wide(x + static_cast<int64_t>(entry) * hidden, m.final_norm, hidden, s.eps, row);
-      split(row, hidden, high + i * hidden, low ? low + i * hidden : nullptr);
+
+  // The logits of the entries feed.asked[from, to).
+  void answer(int from, int to) {
+    bf16* low = m.head_low ? w.low.reserve(static_cast<size_t>(ROWS_TOGETHER) * hidden) : nullptr;
+    float* logits = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(m.vocab, m.width));
+    float* state = w.scores.reserve(hidden);
+    for (; from < to; from += ROWS_TOGETHER) {
+      const int count = std::min(ROWS_TOGETHER, to - from);
+      for (int i = 0; i < count; i++) {
+        rms_norm_wide(row(x, feed.asked[from + i] - start, hidden), m.final_norm, hidden, m.shape.eps, state);
+        split(state, hidden, row(normed, i, hidden), low ? row(low, i, hidden) : nullptr);
+      }
+      logits_of(m, normed, low, count, logits);
+      for (int i = 0; i < count; i++)
+        std::memcpy(row(feed.logits, from + i, m.shape.vocab), row(logits, i, m.vocab),
+                    4 * static_cast<size_t>(m.shape.vocab));
     }
-    logits_of(m, high, low, count, logits);
-    for (int i = 0; i < count; i++)
-      std::memcpy(feed.logits + static_cast<int64_t>(first_asked + from + i) * s.vocab,
-                  logits + static_cast<int64_t>(i) * m.vocab, 4 * static_cast<size_t>(s.vocab));
   }
+};
+
+inline void forward_part(const Model& m, const Cache& cache, const Feed& feed, int start, int stop, int first_asked,
+                         int last_asked, SamplerScratch& w) {
+  Pass pass{m, cache, feed, start, stop - start, w};
+  pass.embed();
+  for (int at = 0; at < m.shape.layers; at++) {
+    const Layer& l = m.layers[at];
+    pass.norm(l.input_norm);
+    pass.project(l, at);
+    pass.attend_all(at);
+    pass.add_product(pass.mixed, m.queries, l.out);
+    pass.norm(l.post_norm);
+    pass.activate(l);
+    pass.add_product(pass.acts, m.shape.inner, l.down);
+  }
+  pass.answer(first_asked, last_asked);
 }
 
 // ---- drawing

@@ -77,14 +77,13 @@ struct TrainScratch {
 // ---- attention of one sequence and one query head
 
 inline void attention_forward(const Model& m, const Kept& k, int start, int T, int head, TrainScratch& w) {
-  const int dim = m.shape.head_dim, steps = dim / 32, long_T = padded(T), kv = head / (m.shape.heads / m.shape.kv_heads);
+  const int dim = m.shape.head_dim, steps = dim / 32, long_T = padded(T);
   const bf16* q = k.qkv + static_cast<int64_t>(start) * m.width + head * dim;
   const int64_t tile = static_cast<int64_t>(steps) * TILE, vsteps = long_T / 32;
-  const bf16 *keys = w.a.get(), *values = w.b.get();
+  const bf16 *keys = w.a.get(), *values = w.b.get();  // packed by the caller, for all heads of the group
   float* s = w.scores.reserve(static_cast<size_t>(SIDE) * long_T);
   bf16* p = w.probs.reserve(static_cast<size_t>(SIDE) * long_T);
   alignas(64) float o[SIDE * SIDE];
-  (void)kv;
   for (int r = 0; r < T; r += SIDE) {
     const Left left = rows_of(q + static_cast<int64_t>(r) * m.width, m.width);
     const int reach = r + SIDE;
@@ -137,7 +136,7 @@ inline void attention_backward(const Model& m, const Kept& k, const bf16* dmixed
   const size_t size = static_cast<size_t>(long_T) * dim;
   bf16 *q_columns = w.c.reserve(size), *q_rows = w.d.reserve(size);
   bf16 *grad_columns = w.e.reserve(size), *grad_rows = w.f.reserve(size);
-  const bf16* key_rows = w.a.get();  // packed once for all heads of the group
+  const bf16* key_rows = w.a.get();  // packed by the caller, for all heads of the group
   pack_columns(q, m.width, T, long_T, dim, q_columns);
   pack_rows(q, m.width, T, dim, all, q_rows);
   pack_columns(grad, m.queries, T, long_T, dim, grad_columns);
@@ -202,76 +201,97 @@ inline void attention_backward(const Model& m, const Kept& k, const bf16* dmixed
 
 // ---- forward
 
+// One micro-batch on its way forward.
+struct ForwardPass {
+  const Model& m;
+  const Tokens& t;
+  const Workspace& kept;
+  TrainScratch& w;
+  const int hidden = m.shape.hidden, dim = m.shape.head_dim, inner = m.shape.inner;
+
+  template <class T>
+  T* row(T* first, int64_t i, int width) const {
+    return first + i * width;
+  }
+
+  void embed() {
+    for (int i = 0; i < t.count; i++)
+      std::memcpy(row(kept.layers[0].x, i, hidden), row(m.embedding, t.ids[i], hidden), 4 * static_cast<size_t>(hidden));
+  }
+
+  void project(const Layer& l, const Kept& k, int start, int n) {
+    float* wide = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * m.width);
+    for (int i = start; i < start + n; i++)
+      k.inverse[i] = rms_norm(row(k.x, i, hidden), l.input_norm, hidden, m.shape.eps, row(k.normed, i, hidden));
+    multiply(row(k.normed, start, hidden), hidden, n, l.qkv, padded(m.width), hidden, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE; i++)
+        for (int j = 0; j < SIDE; j += 16)
+          _mm512_storeu_ps(row(wide, r + i, m.width) + c + j, _mm512_load_ps(out + i * SIDE + j));
+    });
+    for (int i = 0; i < n; i++) {
+      const int64_t turn = static_cast<int64_t>(t.positions[start + i]) * (dim / 2);
+      finish_qkv(m, l, row(wide, i, m.width), t.cos + turn, t.sin + turn, row(k.qkv, start + i, m.width));
+    }
+  }
+
+  void attend(const Kept& k, int start, int T) {
+    const int long_T = padded(T), group = m.shape.heads / m.shape.kv_heads;
+    const size_t size = static_cast<size_t>(long_T) * dim;
+    for (int h = 0; h < m.shape.kv_heads; h++) {
+      const bf16* keys = row(k.qkv, start, m.width) + m.queries + h * dim;
+      pack_columns(keys, m.width, T, long_T, dim, w.a.reserve(size));
+      pack_rows(keys + m.shape.kv_heads * dim, m.width, T, dim, long_T / 32, w.b.reserve(size));
+      for (int g = 0; g < group; g++) attention_forward(m, k, start, T, h * group + g, w);
+    }
+  }
+
+  // to = from + a W^T, for n tokens
+  void add_product(const bf16* a, int width, const bf16* weight, const float* from, float* to, int start, int n) {
+    multiply(row(a, start, width), width, n, weight, hidden, width, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        for (int j = 0; j < SIDE; j += 16) {
+          const int64_t place = static_cast<int64_t>(start + r + i) * hidden + c + j;
+          _mm512_storeu_ps(to + place,
+                           _mm512_add_ps(_mm512_loadu_ps(from + place), _mm512_load_ps(out + i * SIDE + j)));
+        }
+    });
+  }
+
+  void activate(const Layer& l, const Kept& k, int start, int n) {
+    for (int i = start; i < start + n; i++)
+      k.inverse_mlp[i] = rms_norm(row(k.y, i, hidden), l.post_norm, hidden, m.shape.eps, row(k.normed_mlp, i, hidden));
+    multiply(row(k.normed_mlp, start, hidden), hidden, n, l.gate_up, 2 * inner, hidden,
+             [&](int r, int c, const float* out) {
+               for (int i = 0; i < SIDE && r + i < n; i++) {
+                 const __m512 gate = _mm512_load_ps(out + i * SIDE), up = _mm512_load_ps(out + i * SIDE + 16);
+                 store_bf16(row(k.gate_up, start + r + i, 2 * inner) + c, gate);
+                 store_bf16(row(k.gate_up, start + r + i, 2 * inner) + c + 16, up);
+                 store_bf16(row(k.act, start + r + i, inner) + c / 2, silu_times(gate, up));
+               }
+             });
+  }
+};
+
 inline void train_forward(const Model& m, const Tokens& t, const Workspace& kept, float* out, TrainScratch& w) {
-  const R1Shape& s = m.shape;
-  const int N = t.count, hidden = s.hidden, dim = s.head_dim, group = s.heads / s.kv_heads;
-  float* wide = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * m.width);
-  for (int i = 0; i < N; i++)
-    std::memcpy(kept.layers[0].x + static_cast<int64_t>(i) * hidden,
-                m.embedding + static_cast<int64_t>(t.ids[i]) * hidden, 4 * static_cast<size_t>(hidden));
-  for (int at = 0; at < s.layers; at++) {
+  ForwardPass pass{m, t, kept, w};
+  const int N = t.count, hidden = m.shape.hidden, layers = m.shape.layers;
+  pass.embed();
+  for (int at = 0; at < layers; at++) {
     const Layer& l = m.layers[at];
     const Kept& k = kept.layers[at];
-    float* next = at + 1 < s.layers ? kept.layers[at + 1].x : kept.last;
+    float* next = at + 1 < layers ? kept.layers[at + 1].x : kept.last;
+    for (int start = 0; start < N; start += ROWS_TOGETHER) pass.project(l, k, start, std::min(ROWS_TOGETHER, N - start));
+    for (int s = 0; s < t.sequences; s++) pass.attend(k, t.starts[s], t.starts[s + 1] - t.starts[s]);
     for (int start = 0; start < N; start += ROWS_TOGETHER) {
       const int n = std::min(ROWS_TOGETHER, N - start);
-      for (int i = start; i < start + n; i++)
-        k.inverse[i] = rms_norm(k.x + static_cast<int64_t>(i) * hidden, l.input_norm, hidden, s.eps,
-                                k.normed + static_cast<int64_t>(i) * hidden);
-      multiply(k.normed + static_cast<int64_t>(start) * hidden, hidden, n, l.qkv, padded(m.width), hidden,
-               [&](int r, int c, const float* block) {
-                 for (int i = 0; i < SIDE; i++)
-                   for (int j = 0; j < SIDE; j += 16)
-                     _mm512_storeu_ps(wide + (r + i) * static_cast<int64_t>(m.width) + c + j,
-                                      _mm512_load_ps(block + i * SIDE + j));
-               });
-      for (int i = 0; i < n; i++) {
-        const int64_t turn = static_cast<int64_t>(t.positions[start + i]) * (dim / 2);
-        finish_qkv(m, l, wide + static_cast<int64_t>(i) * m.width, t.cos + turn, t.sin + turn,
-                   k.qkv + static_cast<int64_t>(start + i) * m.width);
-      }
-    }
-    for (int q = 0; q < t.sequences; q++) {
-      const int start = t.starts[q], T = t.starts[q + 1] - start, long_T = padded(T);
-      for (int h = 0; h < s.kv_heads; h++) {
-        const bf16* keys = k.qkv + static_cast<int64_t>(start) * m.width + m.queries + h * dim;
-        pack_columns(keys, m.width, T, long_T, dim, w.a.reserve(static_cast<size_t>(long_T) * dim));
-        pack_rows(keys + s.kv_heads * dim, m.width, T, dim, long_T / 32, w.b.reserve(static_cast<size_t>(long_T) * dim));
-        for (int g = 0; g < group; g++) attention_forward(m, k, start, T, h * group + g, w);
-      }
-    }
-    for (int start = 0; start < N; start += ROWS_TOGETHER) {
-      const int n = std::min(ROWS_TOGETHER, N - start);
-      auto add = [&](const float* from, float* to) {
-        return [=](int r, int c, const float* block) {
-          for (int i = 0; i < SIDE && r + i < n; i++)
-            for (int j = 0; j < SIDE; j += 16) {
-              const int64_t place = static_cast<int64_t>(start + r + i) * hidden + c + j;
-              _mm512_storeu_ps(to + place,
-                               _mm512_add_ps(_mm512_loadu_ps(from + place), _mm512_load_ps(block + i * SIDE + j)));
-            }
-        };
-      };
-      multiply(k.mixed + static_cast<int64_t>(start) * m.queries, m.queries, n, l.out, hidden, m.queries, add(k.x, k.y));
-      for (int i = start; i < start + n; i++)
-        k.inverse_mlp[i] = rms_norm(k.y + static_cast<int64_t>(i) * hidden, l.post_norm, hidden, s.eps,
-                                    k.normed_mlp + static_cast<int64_t>(i) * hidden);
-      multiply(k.normed_mlp + static_cast<int64_t>(start) * hidden, hidden, n, l.gate_up, 2 * s.inner, hidden,
-               [&](int r, int c, const float* block) {
-                 for (int i = 0; i < SIDE && r + i < n; i++) {
-                   const int64_t row = start + r + i;
-                   const __m512 gate = _mm512_load_ps(block + i * SIDE), up = _mm512_load_ps(block + i * SIDE + 16);
-                   store_bf16(k.gate_up + row * 2 * s.inner + c, gate);
-                   store_bf16(k.gate_up + row * 2 * s.inner + c + 16, up);
-                   store_bf16(k.act + row * s.inner + c / 2, silu_times(gate, up));
-                 }
-               });
-      multiply(k.act + static_cast<int64_t>(start) * s.inner, s.inner, n, l.down, hidden, s.inner, add(k.y, next));
+      pass.add_product(k.mixed, m.queries, l.out, k.x, k.y, start, n);
+      pass.activate(l, k, start, n);
+      pass.add_product(k.act, m.shape.inner, l.down, k.y, next, start, n);
     }
   }
   for (int i = 0; i < N; i++)
-    kept.inverse[i] = rms_norm_wide(kept.last + static_cast<int64_t>(i) * hidden, m.final_norm, hidden, s.eps,
-                                    out + static_cast<int64_t>(i) * hidden);
+    kept.inverse[i] = rms_norm_wide(pass.row(kept.last, i, hidden), m.final_norm, hidden, m.shape.eps,
+                                    pass.row(out, i, hidden));
 }
 
 // ---- backward
@@ -339,130 +359,143 @@ inline void rotate_back(const float* grad, const float* cos, const float* sin, i
   }
 }
 
-inline void backward_of_attention(const Model& m, const Tokens& t, const Kept& k, const bf16* dmixed, bf16* dqkv,
-                                  TrainScratch& w) {
-  const R1Shape& s = m.shape;
-  const int dim = s.head_dim, group = s.heads / s.kv_heads;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  for (int q = 0; q < t.sequences; q++) {
-    const int start = t.starts[q], T = t.starts[q + 1] - start, long_T = padded(T);
+// One micro-batch on its way back. `dx` is the gradient of the residual stream.
+struct BackwardPass {
+  const Model& m;
+  const Tokens& t;
+  const Workspace& kept;
+  TrainScratch& w;
+  const int hidden = m.shape.hidden, dim = m.shape.head_dim, inner = m.shape.inner, keys = m.shape.kv_heads * dim;
+  const size_t rows = kept.rows;
+  float* dx = w.dx.reserve(rows * hidden);
+  float* wide = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(hidden, m.width));
+  bf16* dxb = w.dxb.reserve(static_cast<size_t>(CHUNK) * hidden);  // dx, rounded, after and before the feed-forward part
+  bf16* dxb_mlp = w.dxb_mlp.reserve(static_cast<size_t>(CHUNK) * hidden);
+  bf16* dgate_up = w.dgate_up.reserve(static_cast<size_t>(CHUNK) * 2 * inner);
+  bf16* dmixed = w.dmixed.reserve(rows * m.queries);
+  bf16* dqkv = w.dqkv.reserve(rows * m.width);
+
+  template <class T>
+  T* row(T* first, int64_t i, int width) const {
+    return first + i * width;
+  }
+
+  // wide = dy W for n tokens
+  void back_through(const bf16* dy, int width, const bf16* weight, int n) {
+    multiply(dy, width, n, weight, hidden, width, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE; i++)
+        for (int j = 0; j < SIDE; j += 16)
+          _mm512_storeu_ps(row(wide, r + i, hidden) + c + j, _mm512_load_ps(out + i * SIDE + j));
+    });
+  }
+
+  // Through the feed-forward part and the attention's output, for n tokens from `start`, which is `place` in its chunk.
+  void mlp_tile(const Layer& l, const Kept& k, const Gradients::OfLayer& g, int start, int n, int place) {
+    for (int i = 0; i < n; i++) split(row(dx, start + i, hidden), hidden, row(dxb_mlp, place + i, hidden), nullptr);
+    multiply(row(dxb_mlp, place, hidden), hidden, n, l.down_back, inner, hidden, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        for (int j = 0; j < SIDE; j += 16) {
+          const bf16* known = row(k.gate_up, start + r + i, 2 * inner) + 2 * (c + j);
+          bf16* to = row(dgate_up, place + r + i, 2 * inner) + 2 * (c + j);
+          const __m512 gate = load_bf16(known), up = load_bf16(known + 16);
+          const __m512 d = _mm512_load_ps(out + i * SIDE + j), half = sigmoid(gate), silu = _mm512_mul_ps(gate, half);
+          // d silu(x) / dx = s + x s (1 - s)
+          const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(_mm512_set1_ps(1.0f), half), half);
+          store_bf16(to, _mm512_mul_ps(_mm512_mul_ps(d, up), slope));
+          store_bf16(to + 16, _mm512_mul_ps(d, silu));
+        }
+    });
+    back_through(row(dgate_up, place, 2 * inner), 2 * inner, l.gate_up_back, n);
+    for (int i = 0; i < n; i++) {
+      norm_backward(row(k.y, start + i, hidden), k.inverse_mlp[start + i], l.post_norm, row(wide, i, hidden), hidden,
+                    row(dx, start + i, hidden), g.post_norm);
+      split(row(dx, start + i, hidden), hidden, row(dxb, place + i, hidden), nullptr);
+    }
+    multiply(row(dxb, place, hidden), hidden, n, l.out_back, m.queries, hidden, [&](int r, int c, const float* out) {
+      for (int i = 0; i < SIDE && r + i < n; i++)
+        split(out + i * SIDE, SIDE, row(dmixed, start + r + i, m.queries) + c, nullptr);
+    });
+  }
+
+  void mlp_chunk(const Layer& l, const Kept& k, const Gradients::OfLayer& g, int chunk, int n) {
+    for (int place = 0; place < n; place += ROWS_TOGETHER)
+      mlp_tile(l, k, g, chunk + place, std::min(ROWS_TOGETHER, n - place), place);
+    accumulate(dxb_mlp, hidden, hidden, row(k.act, chunk, inner), inner, inner, n,
+               [&](int r) { return row(g.down, r, inner); }, w);
+    accumulate(dgate_up, 2 * inner, 2 * inner, row(k.normed_mlp, chunk, hidden), hidden, hidden, n,
+               [&](int r) { return row(r % 32 ? g.up : g.gate, r / 32 * 16, hidden); }, w);
+    accumulate(dxb, hidden, hidden, row(k.mixed, chunk, m.queries), m.queries, m.queries, n,
+               [&](int r) { return row(g.out, r, m.queries); }, w);
+  }
+
+  // From dmixed to dqkv, rotated back, of one sequence.
+  void attention(const Kept& k, int start, int T) {
+    const int long_T = padded(T), group = m.shape.heads / m.shape.kv_heads, heads = m.shape.heads;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     const size_t size = static_cast<size_t>(long_T) * dim;
     float *dq = w.dq.reserve(size), *dk = w.dk.reserve(size), *dv = w.dv.reserve(size);
-    for (int h = 0; h < s.kv_heads; h++) {
-      const bf16* keys = k.qkv + static_cast<int64_t>(start) * m.width + m.queries + h * dim;
-      pack_rows(keys, m.width, T, dim, long_T / 32, w.a.reserve(size));
+    auto turn_back = [&](const float* grad, int head, float factor) {
+      for (int i = 0; i < T; i++) {
+        const int64_t turn = static_cast<int64_t>(t.positions[start + i]) * (dim / 2);
+        rotate_back(row(grad, i, dim), t.cos + turn, t.sin + turn, dim, factor,
+                    row(dqkv, start + i, m.width) + head * dim);
+      }
+    };
+    for (int h = 0; h < m.shape.kv_heads; h++) {
+      pack_rows(row(k.qkv, start, m.width) + m.queries + h * dim, m.width, T, dim, long_T / 32, w.a.reserve(size));
       std::memset(dk, 0, 4 * size);
       std::memset(dv, 0, 4 * size);
-      auto turn_back = [&](const float* grad, int head, float factor) {
-        for (int i = 0; i < T; i++) {
-          const int64_t turn = static_cast<int64_t>(t.positions[start + i]) * (dim / 2);
-          rotate_back(grad + i * dim, t.cos + turn, t.sin + turn, dim, factor,
-                      dqkv + static_cast<int64_t>(start + i) * m.width + head * dim);
-        }
-      };
       for (int g = 0; g < group; g++) {
         attention_backward(m, k, dmixed, start, T, h * group + g, dq, dk, dv, w);
         turn_back(dq, h * group + g, scale);
       }
-      turn_back(dk, s.heads + h, 1.0f);
+      turn_back(dk, heads + h, 1.0f);
       for (int i = 0; i < T; i++)
-        split(dv + i * dim, dim, dqkv + static_cast<int64_t>(start + i) * m.width + (s.heads + s.kv_heads + h) * dim,
-              nullptr);
+        split(row(dv, i, dim), dim, row(dqkv, start + i, m.width) + m.queries + keys + h * dim, nullptr);
     }
   }
-}
+
+  void projection_chunk(const Layer& l, const Kept& k, const Gradients::OfLayer& g, int chunk, int n) {
+    const bf16* here = row(dqkv, chunk, m.width);
+    for (int place = 0; place < n; place += ROWS_TOGETHER) {
+      const int tile = std::min(ROWS_TOGETHER, n - place), start = chunk + place;
+      back_through(row(here, place, m.width), m.width, l.qkv_back, tile);
+      for (int i = 0; i < tile; i++)
+        norm_backward(row(k.x, start + i, hidden), k.inverse[start + i], l.input_norm, row(wide, i, hidden), hidden,
+                      row(dx, start + i, hidden), g.input_norm);
+    }
+    auto part = [&](int r, float* q, float* key, float* v, int width) {
+      if (r < m.queries) return row(q, r, width);
+      return r < m.queries + keys ? row(key, r - m.queries, width) : row(v, r - m.queries - keys, width);
+    };
+    accumulate(here, m.width, m.width, row(k.normed, chunk, hidden), hidden, hidden, n,
+               [&](int r) { return part(r, g.q, g.k, g.v, hidden); }, w);
+    for (int i = 0; i < n && l.qkv_bias; i++)
+      for (int j = 0; j < m.width; j += 16) {
+        float* to = part(j, g.q_bias, g.k_bias, g.v_bias, 1);
+        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), load_bf16(row(here, i, m.width) + j)));
+      }
+  }
+};
 
 inline void train_backward(const Model& m, const Tokens& t, const Workspace& kept, const float* grad_out,
                            const Gradients& into, TrainScratch& w) {
-  const R1Shape& s = m.shape;
-  const int N = t.count, hidden = s.hidden, inner = s.inner;
-  const size_t rows = kept.rows;
-  float* dx = w.dx.reserve(rows * hidden);
-  float* wide = w.wide.reserve(static_cast<size_t>(ROWS_TOGETHER) * std::max(hidden, m.width));
-  bf16 *dxb = w.dxb.reserve(CHUNK * static_cast<size_t>(hidden)), *dxb_mlp = w.dxb_mlp.reserve(CHUNK * static_cast<size_t>(hidden));
-  bf16* dgate_up = w.dgate_up.reserve(CHUNK * static_cast<size_t>(2 * inner));
-  bf16 *dmixed = w.dmixed.reserve(rows * m.queries), *dqkv = w.dqkv.reserve(rows * m.width);
-  std::memset(dx, 0, 4 * static_cast<size_t>(N) * hidden);
-  auto row_of = [hidden](auto* p, int64_t i) { return p + i * hidden; };
-  auto to_wide = [&](int r, int c, const float* block) {
-    for (int i = 0; i < SIDE; i++)
-      for (int j = 0; j < SIDE; j += 16)
-        _mm512_storeu_ps(wide + static_cast<int64_t>(r + i) * hidden + c + j, _mm512_load_ps(block + i * SIDE + j));
-  };
+  BackwardPass pass{m, t, kept, w};
+  const int N = t.count, hidden = m.shape.hidden;
+  std::memset(pass.dx, 0, 4 * static_cast<size_t>(N) * hidden);
   for (int i = 0; i < N; i++)
-    norm_backward(row_of(kept.last, i), kept.inverse[i], m.final_norm, row_of(grad_out, i), hidden, row_of(dx, i),
-                  into.final_norm);
-  for (int at = s.layers - 1; at >= 0; at--) {
+    norm_backward(pass.row(kept.last, i, hidden), kept.inverse[i], m.final_norm, pass.row(grad_out, i, hidden), hidden,
+                  pass.row(pass.dx, i, hidden), into.final_norm);
+  for (int at = m.shape.layers - 1; at >= 0; at--) {
     const Layer& l = m.layers[at];
     const Kept& k = kept.layers[at];
     const Gradients::OfLayer& g = into.layers[at];
-    for (int chunk = 0; chunk < N; chunk += CHUNK) {
-      const int together = std::min(CHUNK, N - chunk);
-      for (int start = chunk; start < chunk + together; start += ROWS_TOGETHER) {
-        const int n = std::min(ROWS_TOGETHER, N - start), place = start - chunk;
-        for (int i = 0; i < n; i++) split(row_of(dx, start + i), hidden, row_of(dxb_mlp, place + i), nullptr);
-        multiply(row_of(dxb_mlp, place), hidden, n, l.down_back, inner, hidden, [&](int r, int c, const float* block) {
-          for (int i = 0; i < SIDE && r + i < n; i++)
-            for (int j = 0; j < SIDE; j += 16) {
-              const bf16* known = k.gate_up + (start + r + i) * static_cast<int64_t>(2 * inner) + 2 * (c + j);
-              bf16* to = dgate_up + (place + r + i) * static_cast<int64_t>(2 * inner) + 2 * (c + j);
-              const __m512 gate = load_bf16(known), up = load_bf16(known + 16);
-              const __m512 d = _mm512_load_ps(block + i * SIDE + j), half = sigmoid(gate);
-              const __m512 silu = _mm512_mul_ps(gate, half);
-              // d silu(x) / dx = s + x s (1 - s)
-              const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(_mm512_set1_ps(1.0f), half), half);
-              store_bf16(to, _mm512_mul_ps(_mm512_mul_ps(d, up), slope));
-              store_bf16(to + 16, _mm512_mul_ps(d, silu));
-            }
-        });
-        multiply(dgate_up + static_cast<int64_t>(place) * 2 * inner, 2 * inner, n, l.gate_up_back, hidden, 2 * inner,
-                 to_wide);
-        for (int i = 0; i < n; i++) {
-          norm_backward(row_of(k.y, start + i), k.inverse_mlp[start + i], l.post_norm, row_of(wide, i), hidden,
-                        row_of(dx, start + i), g.post_norm);
-          split(row_of(dx, start + i), hidden, row_of(dxb, place + i), nullptr);
-        }
-        multiply(row_of(dxb, place), hidden, n, l.out_back, m.queries, hidden, [&](int r, int c, const float* block) {
-          for (int i = 0; i < SIDE && r + i < n; i++)
-            split(block + i * SIDE, SIDE, dmixed + static_cast<int64_t>(start + r + i) * m.queries + c, nullptr);
-        });
-      }
-      accumulate(dxb_mlp, hidden, hidden, k.act + static_cast<int64_t>(chunk) * inner, inner, inner, together,
-                 [&](int n) { return g.down + static_cast<int64_t>(n) * inner; }, w);
-      accumulate(dgate_up, 2 * inner, 2 * inner, row_of(k.normed_mlp, chunk), hidden, hidden, together,
-                 [&](int n) { return row_of(n % 32 ? g.up : g.gate, n / 32 * 16); }, w);
-      accumulate(dxb, hidden, hidden, k.mixed + static_cast<int64_t>(chunk) * m.queries, m.queries, m.queries, together,
-                 [&](int n) { return g.out + static_cast<int64_t>(n) * m.queries; }, w);
-    }
-    backward_of_attention(m, t, k, dmixed, dqkv, w);
-    const int keys = s.kv_heads * s.head_dim;
-    auto part = [&](int n, float* q, float* key, float* v, int64_t width) {
-      if (n < m.queries) return q + n * width;
-      return n < m.queries + keys ? key + (n - m.queries) * width : v + (n - m.queries - keys) * width;
-    };
-    for (int chunk = 0; chunk < N; chunk += CHUNK) {
-      const int together = std::min(CHUNK, N - chunk);
-      const bf16* here = dqkv + static_cast<int64_t>(chunk) * m.width;
-      for (int place = 0; place < together; place += ROWS_TOGETHER) {
-        const int n = std::min(ROWS_TOGETHER, together - place), start = chunk + place;
-        multiply(here + static_cast<int64_t>(place) * m.width, m.width, n, l.qkv_back, hidden, m.width, to_wide);
-        for (int i = 0; i < n; i++)
-          norm_backward(row_of(k.x, start + i), k.inverse[start + i], l.input_norm, row_of(wide, i), hidden,
-                        row_of(dx, start + i), g.input_norm);
-      }
-      accumulate(here, m.width, m.width, row_of(k.normed, chunk), hidden, hidden, together,
-                 [&](int n) { return part(n, g.q, g.k, g.v, hidden); }, w);
-      if (!l.qkv_bias) continue;
-      for (int i = 0; i < together; i++)
-        for (int j = 0; j < m.width; j += 16) {
-          float* to = part(j, g.q_bias, g.k_bias, g.v_bias, 1);
-          const __m512 d = load_bf16(here + static_cast<int64_t>(i) * m.width + j);
-          _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), d));
-        }
-    }
+    for (int chunk = 0; chunk < N; chunk += CHUNK) pass.mlp_chunk(l, k, g, chunk, std::min(CHUNK, N - chunk));
+    for (int s = 0; s < t.sequences; s++) pass.attention(k, t.starts[s], t.starts[s + 1] - t.starts[s]);
+    for (int chunk = 0; chunk < N; chunk += CHUNK) pass.projection_chunk(l, k, g, chunk, std::min(CHUNK, N - chunk));
   }
   for (int i = 0; i < N; i++) {
-    float *to = into.embedding + static_cast<int64_t>(t.ids[i]) * hidden, *from = row_of(dx, i);
+    float *to = pass.row(into.embedding, t.ids[i], hidden), *from = pass.row(pass.dx, i, hidden);
     for (int j = 0; j < hidden; j += 16)
       _mm512_storeu_ps(to + j, _mm512_add_ps(_mm512_loadu_ps(to + j), _mm512_loadu_ps(from + j)));
   }
