@@ -131,6 +131,17 @@ def test_a_step_of_the_optimizer_is_seen(optim: Any) -> None:
 
 
 @needs_kernels
+def test_a_second_backward_pass_is_refused() -> None:
+    """Its activations may be another micro-batch's by then."""
+    model, view = model_of("grouped"), model_view(batch_of(), "packed")
+    with torch.autocast("cpu", torch.bfloat16):
+        logprob, _ = token_logprobs(model, view)
+    logprob.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="forward pass again"):
+        logprob.sum().backward()
+
+
+@needs_kernels
 def test_two_lanes_give_the_same_bits_every_time() -> None:
     def gradients() -> list[bytes]:
         model = model_of("grouped")

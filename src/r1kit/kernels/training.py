@@ -135,6 +135,10 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        if ctx.borrowed is None:
+            raise RuntimeError(
+                "the kernels keep what a backward pass needs for one pass: compute the forward pass again"
+            )
         places = [None if p is None else p.shape for i, p in enumerate(ctx.model.parameters) if not _left_out(i)]
         found = [None if shape is None else torch.zeros(shape) for shape in places]
         pointers = (ctypes.c_void_p * len(found))(*(None if g is None else g.data_ptr() for g in found))
