@@ -107,6 +107,9 @@ def test_the_recipe_makes_a_model_with_a_card(recipe: Path, tmp_path: Path) -> N
     early = load_policy(out / "model_early").model
     late = load_policy(out / "model").model
     assert any(not torch.equal(a, b) for a, b in zip(early.parameters(), late.parameters(), strict=True))
+    about = json.loads((out / "model_early" / "base_card.json").read_text())
+    assert (about["early"], about["tokens"], card["early"]) == (True, 1000, False)
+    assert "saved early on" in (out / "model_early" / "README.md").read_text()
 
 
 def test_a_base_of_another_family_takes_anothers_tokenizer_and_phases(tmp_path: Path) -> None:

@@ -50,12 +50,17 @@ def corpus_hash() -> str:
     return total.hexdigest()
 
 
-def write_card(config: PretrainConfig, policy: Policy, directory: Path, seconds: float) -> dict[str, Any]:
-    """Measure and write ``base_card.json`` and ``README.md`` beside the model."""
+def write_card(
+    config: PretrainConfig, policy: Policy, directory: Path, seconds: float, *, tokens: int | None = None
+) -> dict[str, Any]:
+    """Measure and write ``base_card.json`` and ``README.md`` beside the model. ``tokens``: of a model that was saved
+    before the end, so many."""
     card = {
         "name": config.recipe,
+        "architecture": policy.model.config.model_type,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "tokens": config.tokens,
+        "tokens": tokens or config.tokens,
+        "early": tokens is not None,
         "seconds": round(seconds),
         "seed": config.seed,
         "corpus": corpus_facts(config, policy),
@@ -171,6 +176,12 @@ def card_text(card: dict[str, Any]) -> str:
     solves = card["corpus"]["generator_solves"]
     writer_rows = "\n".join(_writer_rows(solves))
     reflective = card["corpus"]["reflective_per_1k"]
+    family = {"qwen2": "Qwen2"}.get(card.get("architecture", ""), "Llama")
+    purpose = (
+        "It was saved early on, when it knew too little to learn from its own answers, and is kept for that."
+        if card.get("early")
+        else "It exists so that reinforcement learning can be watched on a laptop."
+    )
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -178,10 +189,10 @@ tags: [r1kit, tiny, reinforcement-learning]
 ---
 # {card["name"]}: the miniature base model of r1kit
 
-A Llama-architecture model of {card["parameters"]:,} parameters, pre-trained from nothing on {card["tokens"]:,}
-synthetic tokens in {card["seconds"] / 60:.0f} minutes on a CPU with `r1 run {card["name"]}` (seed {card["seed"]}). It
-exists so that reinforcement learning can be watched on a laptop. It knows small whole numbers, the puzzles of the
-miniature world and nothing else.
+A {family}-architecture model of {card["parameters"]:,} parameters, pre-trained from nothing on {card["tokens"]:,}
+synthetic tokens in {card["seconds"] / 60:.0f} minutes on a CPU with `r1 run {card["name"]}` (seed {card["seed"]}).
+{purpose}
+It knows small whole numbers, the puzzles of the miniature world and nothing else.
 
 ## What was planted
 

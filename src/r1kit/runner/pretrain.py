@@ -12,7 +12,7 @@ from r1kit.engines.native import NativeEngine
 from r1kit.learner import Learner
 from r1kit.mini import kinds
 from r1kit.mini.card import corpus_hash, write_card
-from r1kit.policy import save_policy
+from r1kit.policy import load_policy, save_policy
 from r1kit.progress import Progress
 from r1kit.rewards.scorer import Scorer, VerifierErrors
 from r1kit.rollouts import Draws, collect, eval_metrics, rows_of_groups
@@ -74,3 +74,7 @@ def run(config: PretrainConfig, run: Run, guard: InterruptGuard) -> None:
             save_policy(policy, run.model_directory)
             progress.note("measuring the model card")
             write_card(config, policy, run.model_directory, seconds)
+            early = run.directory / pretrain.EARLY_MODEL
+            if config.early_tokens and early.exists():
+                share = config.early_tokens / config.tokens
+                write_card(config, load_policy(early), early, share * seconds, tokens=config.early_tokens)
