@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from r1kit.batching import TrainBatch, build_sft_batch, packed_view, padded_view
 from r1kit.fused import causal_attention, chunked_logprobs, is_lean, keep_last_norm_fp32, make_lean
+from r1kit.mini.tokenizer import build_tokenizer
 from r1kit.policy import Policy, load_policy, make_policy, save_policy, token_logprobs
 from r1kit.types import Message, UserError
 from tiny_models import make_tiny_checkpoint, make_tiny_model, make_tiny_tokenizer, silence_layers
@@ -426,3 +427,14 @@ def test_policy_is_frozen(checkpoint: Path) -> None:
     assert isinstance(policy, Policy)
     with pytest.raises(AttributeError):
         policy.template = ""  # type: ignore[misc]
+
+
+def test_a_tokenizer_of_words_stays_what_it_is_beside_any_architecture(tmp_path: Path) -> None:
+    """transformers would read it as Qwen2's, with other borders between words and a token more."""
+    words = build_tokenizer(["the cat sat on the mat"] * 5, 320)
+    model = make_tiny_model("qwen2", vocab_size=len(words))
+    saved = save_policy(make_policy(model, words), tmp_path / "model")
+    loaded = load_policy(saved).tokenizer
+    text = "the cat sat. <think>\n the mat</think> 中"
+    assert loaded(text)["input_ids"] == words(text)["input_ids"]
+    assert len(loaded) == len(words)

@@ -22,7 +22,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from r1kit.batching import Int64s, ModelView
@@ -50,6 +56,7 @@ _ORZ_TEXT = (
     "And your final answer will be extracted automatically by the \\boxed{} tag.\nThis is the problem:\n"
 )
 
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 TEMPLATES = {
     # R1 (arXiv 2501.12948) Table 1, word for word; the line breaks there are the page's, so here they are spaces.
     "r1_zero": _R1_ZERO_TEXT
@@ -290,13 +297,25 @@ def _load_tokenizer(source: str) -> Any:
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in names):
         raise UserError(f"{source}: no tokenizer (tokenizer.json) beside the model: copy the one it was trained with.")
+    kind = PreTrainedTokenizerFast if _is_generic(source) else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=_only_here(source))
+        tokenizer = kind.from_pretrained(source, trust_remote_code=False, local_files_only=_only_here(source))
     except Exception as error:  # transformers and tokenizers raise a dozen types here
         raise _cannot_load(source, "the tokenizer cannot be loaded", error) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{source}: the tokenizer has no eos_token, so a completion could never end: set one.")
     return tokenizer
+
+
+def _is_generic(source: str) -> bool:
+    """Whether a checkpoint says that its tokenizer is all in tokenizer.json. ``AutoTokenizer`` takes the architecture's
+    own class all the same (Qwen2Tokenizer, say), which splits text otherwise and adds tokens."""
+    try:
+        about = json.loads((Path(source) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    named = about.get("tokenizer_class") if isinstance(about, dict) else None
+    return named in GENERIC_TOKENIZERS and (Path(source) / "tokenizer.json").is_file()
 
 
 def _load_model(source: str, dtype: str | torch.dtype) -> Any:
