@@ -108,8 +108,8 @@ def trained_model(model: Any) -> TrainedModel | None:
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return None
     # transformers renames it: the old name warns from 5.23 on, the new one is not in 5.17
-    name = "is_activation_checkpointing" if hasattr(model, "is_activation_checkpointing") else "is_gradient_checkpointing"
-    if model.training and getattr(model, name, False):
+    renamed = hasattr(model, "is_activation_checkpointing")
+    if model.training and getattr(model, f"is_{'activation' if renamed else 'gradient'}_checkpointing", False):
         return None
     with _making:
         if model not in _trained:
