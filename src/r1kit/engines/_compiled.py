@@ -132,11 +132,11 @@ class CompiledDecoder:
         tokens, positions, rows, asked = (
             np.ascontiguousarray(x, dtype=np.int32) for x in (tokens, positions, rows, asked)
         )
-        rope = self._rope.reach(int(positions.max(initial=0)) + 1)
+        cos, sin = self._rope.table(int(positions.max(initial=0)) + 1)
         logits = torch.empty(len(asked), self.vocab_size)
         status = self._library.r1_forward(
             self._sampler, torch.get_num_threads(), len(tokens), tokens.ctypes.data, positions.ctypes.data,
-            rows.ctypes.data, len(asked), asked.ctypes.data, rope.cos.data_ptr(), rope.sin.data_ptr(),
+            rows.ctypes.data, len(asked), asked.ctypes.data, cos.data_ptr(), sin.data_ptr(),
             logits.data_ptr(),
         )  # fmt: skip
         if status:

@@ -125,14 +125,15 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, model: TrainedModel, packed: Packed, *parameters: Tensor) -> Tensor:
         library, borrowed = load_library(), _Borrowed()
-        rope = model.rope.reach(int(packed.positions.max(initial=0)) + 1)
+        cos, sin = model.rope.table(int(packed.positions.max(initial=0)) + 1)
         count = len(packed.ids)
         out = torch.empty(count, model.parameters[1].shape[0])  # type: ignore[union-attr]
         workspace = borrowed.lane.workspace(library.r1_workspace_bytes(model.weights.handle, count))
         arguments = (model.weights.handle, borrowed.lane.scratch, workspace, *packed.arguments,
-                     rope.cos.data_ptr(), rope.sin.data_ptr())  # fmt: skip
+                     cos.data_ptr(), sin.data_ptr())  # fmt: skip
         _check(library.r1_train_forward(*arguments, out.data_ptr()))
-        ctx.model, ctx.packed, ctx.borrowed, ctx.rope, ctx.arguments = model, packed, borrowed, rope, arguments
+        # what the arguments point to is held until the backward pass
+        ctx.model, ctx.packed, ctx.borrowed, ctx.table, ctx.arguments = model, packed, borrowed, (cos, sin), arguments
         return out
 
     @staticmethod

@@ -123,14 +123,18 @@ class Rope:
 
     def __init__(self, model: Any) -> None:
         self._rotary = model.model.rotary_emb
-        self.cos = self.sin = torch.empty(0)
+        self._table = (torch.empty(0), torch.empty(0))
 
-    def reach(self, length: int) -> Rope:
-        """Make sure of ``length`` positions."""
-        if self.cos.shape[0] < length:
-            positions = torch.arange(-(-length // 512) * 512).unsqueeze(0)
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-                cos, sin = self._rotary(torch.zeros(1, dtype=torch.float32), positions)
-            half = cos.shape[-1] // 2
-            self.cos, self.sin = (x[0, :, :half].float().contiguous() for x in (cos, sin))
-        return self
+    def table(self, length: int) -> tuple[Tensor, Tensor]:
+        """Both for at least ``length`` positions. Hold on to them while the library reads them: a longer table takes
+        their place, and lanes ask for theirs at the same time."""
+        known = self._table
+        if known[0].shape[0] >= length:
+            return known
+        positions = torch.arange(-(-length // 512) * 512).unsqueeze(0)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            cos, sin = self._rotary(torch.zeros(1, dtype=torch.float32), positions)
+        half = cos.shape[-1] // 2
+        made = (cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous())
+        self._table = made
+        return made
