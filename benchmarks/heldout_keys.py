@@ -534,13 +534,17 @@ def _read_steps(text: str, sort: str, column: int) -> str | None:
 
 @lru_cache(maxsize=1 << 16)
 def results_of(lines: str, sort: str, inputs: Callable[[], Inputs]) -> str:
-    """What a program makes of the inputs, hashed; empty where it makes the same of all, as nothing does that is asked.
+    """What a program makes of the inputs, hashed; empty where it makes the same of all, or fails on one (a policy mixes
+    lines for numbers with lines for texts), as nothing does that is asked.
 
     Only lines that were put together from ``STEPS`` come here: nothing of a text is executed.
     """
     scope: dict[str, Any] = {}
     exec(f"def f(v):\n{lines}", scope)
-    results = [repr(scope["f"](value)) for value in inputs()[sort]]
+    try:
+        results = [repr(scope["f"](value)) for value in inputs()[sort]]
+    except Exception:  # whatever a wrong program can raise
+        return ""
     if len(set(results)) == 1:
         return ""
     return hashlib.blake2b(f"[{', '.join(results)}]".encode(), digest_size=8).hexdigest()
