@@ -172,14 +172,18 @@ struct Model {
 
 // ---- what forward passes share
 
-// A row's RMS norm (arXiv 1910.07467 eq. 4), rounded; returns 1 / rms.
-inline float rms_norm(const float* x, const float* weight, int n, float eps, bf16* out) {
+inline float inverse_rms(const float* x, int n, float eps) {
   __m512 sum = _mm512_setzero_ps();
   for (int i = 0; i < n; i += 16) {
     const __m512 v = _mm512_loadu_ps(x + i);
     sum = _mm512_fmadd_ps(v, v, sum);
   }
-  const float inverse = 1.0f / std::sqrt(_mm512_reduce_add_ps(sum) / n + eps);
+  return 1.0f / std::sqrt(_mm512_reduce_add_ps(sum) / n + eps);
+}
+
+// A row's RMS norm (arXiv 1910.07467 eq. 4), rounded; returns 1 / rms.
+inline float rms_norm(const float* x, const float* weight, int n, float eps, bf16* out) {
+  const float inverse = inverse_rms(x, n, eps);
   const __m512 scale = _mm512_set1_ps(inverse);
   for (int i = 0; i < n; i += 16)
     store_bf16(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), _mm512_loadu_ps(weight + i)));
@@ -187,12 +191,7 @@ inline float rms_norm(const float* x, const float* weight, int n, float eps, bf1
 }
 
 inline float rms_norm_wide(const float* x, const float* weight, int n, float eps, float* out) {
-  __m512 sum = _mm512_setzero_ps();
-  for (int i = 0; i < n; i += 16) {
-    const __m512 v = _mm512_loadu_ps(x + i);
-    sum = _mm512_fmadd_ps(v, v, sum);
-  }
-  const float inverse = 1.0f / std::sqrt(_mm512_reduce_add_ps(sum) / n + eps);
+  const float inverse = inverse_rms(x, n, eps);
   const __m512 scale = _mm512_set1_ps(inverse);
   for (int i = 0; i < n; i += 16)
     _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), _mm512_loadu_ps(weight + i)));
