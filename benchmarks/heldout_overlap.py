@@ -103,18 +103,19 @@ class Search:
             self.add(self.problems, "expressions", key, text)
         self.program(text)
 
-    def completion(self, text: str) -> None:
-        """What a policy wrote: does it put a question, and what does it hit upon?"""
-        self.page(text)
+    def completion(self, said: str | list[dict[str, str]]) -> None:
+        """What a policy wrote: does it put a question, and what does it hit upon? Told apart: nobody gave it that."""
+        text = said if isinstance(said, str) else "\n".join(message["content"] for message in said)
+        self.page(text, self.answers)
         for key in expressions(text):
             self.add(self.answers, "expressions", key, text)
         self.program(text)
 
-    def page(self, text: str) -> None:
+    def page(self, text: str, to: dict[str, Tally] | None = None) -> None:
         """A text that asks nothing as a whole: does a line of it?"""
         for line in text.splitlines():
             if found := read(line, inputs):
-                self.add(self.problems, f"lines of pages: {found.kind}", found.key, line)
+                self.add(self.problems if to is None else to, f"lines of pages: {found.kind}", found.key, line)
 
     def program(self, text: str) -> None:
         """A program in an answer, if there is one that does something: what else does the same?"""
