@@ -52,7 +52,6 @@ class Cache {
     while (static_cast<int>(rows_[row].size()) * PAGE < length) rows_[row].push_back(page());
   }
 
-  int count() const { return static_cast<int>(rows_.size()); }
   bf16* const* pages(int row) const { return rows_[row].data(); }
   int64_t offset(int layer, int head) const {
     return (static_cast<int64_t>(layer) * shape_.kv_heads + head) * 2 * PAGE * shape_.head_dim;
