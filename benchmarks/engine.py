@@ -72,9 +72,10 @@ def batch_sizes(engine: NativeEngine, requests: list[Request]) -> tuple[Counter[
         read += int(engine._decoder.lengths.sum())
         return decode(tokens)
 
-    engine._decoder.decode = counted
+    engine._decoder.decode, engine.steps_at_once, together = counted, 1, engine.steps_at_once
     time_engine(engine, requests)
     del engine._decoder.decode
+    engine.steps_at_once = together
     return sizes, read
 
 

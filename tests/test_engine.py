@@ -337,7 +337,7 @@ def test_an_unknown_dtype_is_the_users_mistake() -> None:
 @pytest.mark.parametrize("kind", ENGINES)
 def test_loading_while_sampling_is_refused(kind: str) -> None:
     engine = engine_of(kind)
-    engine.submit(requests_of(["Hi"], samples=2, lengths=(2, 9)))
+    engine.submit(requests_of(["Hi"], samples=2, lengths=(2, 90)))
     next(engine.completions())
     with pytest.raises(EngineError, match="pause"):
         engine.load(model_of("qwen3").named_parameters(), version=1)

@@ -202,6 +202,26 @@ def test_a_completion_has_the_same_bits_in_any_batch_on_any_number_of_threads() 
 
 
 @needs_kernels
+@pytest.mark.parametrize("rows", [4, 60])
+def test_steps_taken_together_are_those_taken_singly(rows: int) -> None:
+    requests = requests_of(
+        ("Hi", "a longer prompt by far", "中文?"), samples=20, lengths=(40, 1, 90, 28, 9), temperature=0.9, top_p=0.97
+    )
+    greedy = requests_of(("greedy",), samples=1, lengths=(50,), temperature=0.0)
+    model, found = model_of("grouped"), []
+    for steps in (1, 5, 16, 1000):
+        engine = engine_of("compiled", model, dtype="bfloat16", max_batch_size=rows, eos_token_ids=range(0, 40, 3))
+        engine.steps_at_once = steps
+        found.append(run(engine, [*requests, *greedy]))
+    assert {one.finish_reason for one in found[0].values()} == {"stop", "length"}
+    for key, one in found[0].items():
+        for other in found[1:]:
+            assert other[key].token_ids.tobytes() == one.token_ids.tobytes()
+            assert other[key].logprobs.tobytes() == one.logprobs.tobytes()
+            assert other[key].finish_reason == one.finish_reason
+
+
+@needs_kernels
 @pytest.mark.parametrize("vocab", [5, 320, 1000])
 def test_tokens_are_drawn_as_by_torch(vocab: int) -> None:
     random = np.random.default_rng(vocab)

@@ -13,8 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from r1kit import fused
 from r1kit.batching import TrainBatch, build_sft_batch, packed_view, padded_view
-from r1kit.fused import causal_attention, chunked_logprobs, is_lean, keep_last_norm_fp32, make_lean
+from r1kit.fused import Packing, causal_attention, chunked_logprobs, is_lean, keep_last_norm_fp32, make_lean
 from r1kit.mini.tokenizer import build_tokenizer
 from r1kit.policy import Policy, load_policy, make_policy, save_policy, token_logprobs
 from r1kit.types import Message, UserError
@@ -351,6 +352,41 @@ def test_short_bf16_attention_is_as_near_to_fp32_as_sdpa(length: int) -> None:
     assert len(ours) == 4
     for right, a, b in zip(exact, ours, usual, strict=True):
         assert (a - right).norm() <= 1.3 * (b - right).norm() + 1e-3 * right.norm()
+
+
+def documented_varlen(query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, *,
+                      scale: float | None = None, window_size: tuple[int, int] = (-1, -1)) -> Any:  # fmt: skip
+    """torch.nn.attention.varlen.varlen_attn, which needs CUDA, as its documentation describes it, without groups."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
+    assert window_size == (-1, 0)
+    assert query.shape == key.shape == value.shape
+    parts = []
+    for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
+        q, k, v = (x[start:stop].transpose(0, 1) for x in (query, key, value))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
+    return torch.cat(parts, dim=1).transpose(0, 1)
+
+
+def documented_grouped_varlen(*args: Any, enable_gqa: bool = False, **options: Any) -> Any:
+    query, key, value, *rest = args
+    groups = query.shape[1] // key.shape[1]
+    assert enable_gqa == (groups > 1)
+    return documented_varlen(query, *(x.repeat_interleave(groups, dim=1) for x in (key, value)), *rest, **options)
+
+
+@pytest.mark.parametrize("knows_groups", [False, True])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+def test_packed_rows_are_handed_to_variable_length_attention_as_it_wants_them(
+    heads: tuple[int, int], knows_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = documented_grouped_varlen if knows_groups else documented_varlen
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", function)
+    torch.manual_seed(0)
+    packing = Packing.of(np.array([0, 5, 6, 40], dtype=np.int64), torch.device("cpu"))
+    streams = [torch.randn(1, count, 40, 16) for count in (heads[0], heads[1], heads[1])]
+    found = fused._varlen_attention(*streams, 0.2, packing)
+    assert (found - fused.packed_attention(*streams, 0.2, packing)).abs().max() < 1e-5
 
 
 def test_bf16_autocast_is_as_near_to_fp32_as_transformers() -> None:

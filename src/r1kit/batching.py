@@ -187,8 +187,8 @@ def _assemble(
     trained_N[cu_seqlens[:-1][np.asarray(lengths, dtype=np.int64) > 0]] = False
     batch = TrainBatch(
         tokens_N=_concatenate(token_ids, np.int32),
-        positions_N=_concatenate([np.arange(length) for length in lengths], np.int32),
-        sequence_id_N=np.repeat(np.arange(len(lengths)), lengths).astype(np.int32),
+        positions_N=_concatenate([np.arange(length, dtype=np.int32) for length in lengths], np.int32),
+        sequence_id_N=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
         trained_N=trained_N,
         weight_N=np.zeros(int(cu_seqlens[-1]), dtype=np.float32),
         cu_seqlens=cu_seqlens,

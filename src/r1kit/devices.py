@@ -49,11 +49,12 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:
-    """(free, total) bytes of the device; of a CPU what Linux calls available, and the control group's limit where it
-    is lower. (0, 0) where the machine does not say."""
+    """(free, total) bytes of the device, what torch keeps for its next tensors counted as free; of a CPU what Linux
+    calls available, and the control group's limit where it is lower. (0, 0) where the machine does not say."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return int(free), int(total)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + int(kept), int(total)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -9,10 +9,14 @@ Dimension suffixes: B rows, T time, H query heads, K key heads, D head width, N 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -288,17 +292,48 @@ def causal_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: fl
     return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, scale=scaling, enable_gqa=H != K)
 
 
-def packed_attention(q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scaling: float, lengths: list[int]) -> Tensor:
-    """Causal attention within each of the sequences that share one row, [1, H, N, D]."""
-    streams = (x.split(lengths, dim=2) for x in (q_1HND, k_1KND, v_1KND))
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How sequences lie end to end in one row: their lengths, and where each starts, [S + 1] int32 on the device."""
+
+    lengths: list[int]
+    starts: Tensor
+
+    @classmethod
+    def of(cls, cu_seqlens: npt.NDArray[np.int64], device: torch.device) -> Packing:
+        starts = torch.from_numpy(cu_seqlens.astype(np.int32)).to(device)
+        return cls(np.diff(cu_seqlens).tolist(), starts)
+
+
+def packed_attention(q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scaling: float, packing: Packing) -> Tensor:
+    """Causal attention within each of the sequences that share one row, [1, H, N, D]: on CUDA in one call of torch's
+    variable-length attention, elsewhere sequence by sequence."""
+    if q_1HND.is_cuda and q_1HND.dtype in (torch.bfloat16, torch.float16):
+        return _varlen_attention(q_1HND, k_1KND, v_1KND, scaling, packing)
+    streams = (x.split(packing.lengths, dim=2) for x in (q_1HND, k_1KND, v_1KND))
     parts = [causal_attention(q, k, v, scaling) for q, k, v in zip(*streams, strict=True)]
     return torch.cat(parts, dim=2)
 
 
+def _varlen_attention(q_1HND: Tensor, k_1KND: Tensor, v_1KND: Tensor, scaling: float, packing: Packing) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = q_1HND.shape[1] // k_1KND.shape[1]
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}  # torch's way to say "causal"
+    if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        options["enable_gqa"] = True
+    elif groups > 1:  # not every torch that we support can
+        k_1KND, v_1KND = (x.repeat_interleave(groups, dim=1) for x in (k_1KND, v_1KND))
+    q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (q_1HND, k_1KND, v_1KND))
+    starts, longest = packing.starts, max(packing.lengths)
+    out_NHD: Any = varlen_attn(q_NHD, k_NKD, v_NKD, starts, starts, longest, longest, **options)
+    return out_NHD.transpose(0, 1)[None]  # type: ignore[no-any-return]
+
+
 def _lean_attention(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    lengths = kwargs.pop("packed_lengths", None)
+    packing = kwargs.pop("packing", None)
     mask = kwargs.get("attention_mask")
-    plain = not args and kwargs.get("past_key_values") is None and (mask is None or lengths is not None)
+    plain = not args and kwargs.get("past_key_values") is None and (mask is None or packing is not None)
     if not plain or self.config._attn_implementation != "sdpa":
         return type(self).forward(self, hidden_states, *args, **kwargs)  # type: ignore[no-any-return]
     cos, sin = (x.float().unsqueeze(1) for x in kwargs["position_embeddings"])
@@ -310,7 +345,7 @@ def _lean_attention(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any)
     dtype = v.dtype
     q, k = (_Rope.apply(x.transpose(1, 2), cos, sin, dtype) for x in (q, k))  # type: ignore[no-untyped-call]
     out = (
-        causal_attention(q, k, v, self.scaling) if lengths is None else packed_attention(q, k, v, self.scaling, lengths)
+        causal_attention(q, k, v, self.scaling) if packing is None else packed_attention(q, k, v, self.scaling, packing)
     )
     return self.o_proj(out.transpose(1, 2).flatten(2)), None
 

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from r1kit.batching import Int64s, ModelView
 from r1kit.devices import resolve_device
-from r1kit.fused import chunked_logprobs, head_logits, is_lean, make_lean
+from r1kit.fused import Packing, chunked_logprobs, head_logits, is_lean, make_lean
 from r1kit.kernels.training import Packed, hidden_states, trained_model
 from r1kit.kernels.training import logprobs as compiled_logprobs
 from r1kit.lora import LoraSettings, add_adapter, merged_weights
@@ -575,7 +575,7 @@ def _model_arguments(model: Any, view: ModelView, device: torch.device) -> dict[
         # Without a mask, transformers reads the borders between sequences from positions that restart.
         arguments["position_ids"] = torch.from_numpy(view.positions_BT).to(device)
     if view.cu_seqlens is not None and is_lean(model):
-        arguments["packed_lengths"] = np.diff(view.cu_seqlens).tolist()
+        arguments["packing"] = Packing.of(view.cu_seqlens, device)
         # A mask of four dimensions is passed on as it is: this keeps transformers from building an N x N one.
         arguments["attention_mask"] = torch.zeros(1, 1, 1, 1, device=device)
     return arguments

@@ -100,7 +100,9 @@ def memory_finding(config: GRPOConfig, policy: Policy, engine: NativeEngine, sam
         "KV cache": cache,
         "activations": int(grows),
     }
-    return memory_fits(policy.device, parts, held=memory_held(policy.device))
+    # the cache is given back before gradients are taken, and they before the next cache
+    in_turn = min(cache, trained + parts["activations"])
+    return memory_fits(policy.device, parts, held=memory_held(policy.device), in_turn=in_turn)
 
 
 def too_large_finding(config: GRPOConfig, device: torch.device) -> Finding | None:

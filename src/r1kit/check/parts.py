@@ -104,11 +104,12 @@ def trained_bytes(policy: Policy) -> int:
 
 def memory_held(device: torch.device) -> int:
     """What this process itself holds of the device's memory: a run would have it."""
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else _resident("VmRSS")
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
 
 
-def memory_fits(device: torch.device, parts: dict[str, int], held: int) -> Finding:
-    needed, free = sum(parts.values()), free_memory(device)[0] + held
+def memory_fits(device: torch.device, parts: dict[str, int], held: int, *, in_turn: int = 0) -> Finding:
+    """Whether all ``parts`` have room, of which ``in_turn`` bytes are given back before others are taken."""
+    needed, free = sum(parts.values()) - in_turn, free_memory(device)[0] + held
     shown = ", ".join(f"{name} {file_size(size)}" for name, size in parts.items() if size)
     said = f"up to {file_size(needed)} of {file_size(free)} ({shown})"
     if not free:

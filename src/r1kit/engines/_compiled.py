@@ -6,6 +6,7 @@ a prompt's pages, and attention reads each row's own length. A row's logits depe
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from r1kit.engines.base import EngineError
-from r1kit.kernels import load_library
+from r1kit.kernels import Batch, load_library
 from r1kit.kernels import weights as kernel_weights
 from r1kit.kernels.weights import Rope, Weights, named_in_order
 
@@ -127,6 +128,36 @@ class CompiledDecoder:
         logits = self._forward(tokens.numpy(), self.lengths, self._rows, np.arange(count, dtype=np.int32))
         self.lengths = self.lengths + self._moving
         return logits
+
+    def sample(
+        self, live: np.ndarray, steps: int, answers: tuple[np.ndarray, np.ndarray], ends: np.ndarray, **rows: np.ndarray
+    ) -> np.ndarray:
+        """Draw up to ``steps`` more tokens of each row that is ``live`` [rows], by the draws of ``draws.uniforms``,
+        until it ends: by a token of ``ends`` [V] or by its limit. Returns the step, from 1, at which each row ended: 0
+        where it did not, -1 where its logits are not finite.
+
+        ``rows``, [rows] each: ``last`` token and ``counts`` of tokens, which go on in place, ``slots`` in ``answers``
+        (tokens int32 and log-probabilities float32, [slots, width]), ``limits``, ``temperature``, ``top_p``, ``words``.
+        """
+        places = np.flatnonzero(live).astype(np.int32)
+        ended, lengths = np.zeros(len(live), dtype=np.int32), np.ascontiguousarray(self.lengths, dtype=np.int32)
+        more = np.minimum(steps, rows["limits"] - rows["counts"])[places]
+        cos, sin = self._rope.table(int((lengths[places] + more).max(initial=0)))
+        cache = np.array(self._rows, dtype=np.int32)
+        arrays = {
+            **rows, "cache": cache, "lengths": lengths, "ended": ended, "ends": ends, "tokens": answers[0],
+            "logprobs": answers[1],
+        }  # fmt: skip
+        assert all(array.flags.c_contiguous for array in arrays.values())
+        batch = Batch(width=answers[0].shape[1], **{name: array.ctypes.data for name, array in arrays.items()})
+        status = self._library.r1_sample(
+            self._sampler, torch.get_num_threads(), steps, len(places), places.ctypes.data, ctypes.addressof(batch),
+            cos.data_ptr(), sin.data_ptr(),
+        )  # fmt: skip
+        if status:
+            raise MemoryError("no memory for the key-value cache: lower max_tokens_in_cache")
+        self.lengths = lengths
+        return ended
 
     def _forward(self, tokens: Any, positions: Any, rows: Any, asked: Any) -> Tensor:
         tokens, positions, rows, asked = (

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from r1kit.engines._graphs import StepGraphs, cuda_graph
 from r1kit.engines._weights import Destinations
 from r1kit.kernels import weights
 
@@ -100,6 +101,7 @@ class FastDecoder:
         sizes = {config.hidden_size, self.head_dim}
         self._floors = {n: torch.tensor(math.sqrt(n * self.eps), device=self.device) for n in sizes}
         self._frequencies = torch.empty(0, self.head_dim // 2, dtype=torch.complex64, device=self.device)
+        self.graphs = StepGraphs(cuda_graph) if self.device.type == "cuda" else None
         with torch.inference_mode():
             self._allocate(model, cast_lm_head_to_fp32)
             self.load(model.named_parameters())
@@ -202,6 +204,7 @@ class FastDecoder:
         self._capacity = (0, 0)
         self._keys: list[Tensor] = [torch.empty(0) for _ in self.layers]
         self._values: list[Tensor] = [torch.empty(0) for _ in self.layers]
+        self._place_inputs(0)
 
     def _ensure(self, rows: int, length: int, *, shrink: bool = False) -> None:
         """Room for ``rows`` rows of ``length`` tokens; contiguous, so changing it copies the live part."""
@@ -222,6 +225,18 @@ class FastDecoder:
                     new[: self.rows, :, :copied] = old[: self.rows, :, :copied]
                 cache[i] = new
         self._capacity = (rows, length)
+        self._place_inputs(rows)
+
+    def _place_inputs(self, rows: int) -> None:
+        """What a step reads besides weights and cache gets a place of its own, where recorded steps find it."""
+        nothing = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._device_tokens, self._device_lengths, self._device_moving = nothing, nothing.clone(), nothing.clone()
+        self._forget_recorded()
+        self._sync_lengths()
+
+    def _forget_recorded(self) -> None:
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def append(self, state: PromptState, index: np.ndarray) -> None:
         """Add a row per entry of ``index``, which names the prompt it continues."""
@@ -241,7 +256,7 @@ class FastDecoder:
     def retire(self, rows: np.ndarray) -> None:
         """These rows are done: they stay in the batch until ``keep`` drops them, but grow no more."""
         self._moving[rows] = 0
-        self._device_moving = torch.from_numpy(self._moving).to(self.device)
+        self._sync_lengths()
 
     def keep(self, order: np.ndarray) -> None:
         """The batch becomes the rows ``order`` (distinct), in that order; copies only rows that move."""
@@ -256,8 +271,8 @@ class FastDecoder:
         self._sync_lengths()
 
     def _sync_lengths(self) -> None:
-        self._device_lengths = torch.from_numpy(self.lengths).to(self.device)
-        self._device_moving = torch.from_numpy(self._moving).to(self.device)
+        self._device_lengths[: self.rows] = torch.from_numpy(self.lengths)
+        self._device_moving[: self.rows] = torch.from_numpy(self._moving)
 
     # -- forward ---------------------------------------------------------------------------------------
 
@@ -285,11 +300,22 @@ class FastDecoder:
         return PromptState(logits=self._logits(hidden[last]), lengths=lengths, keys=keys, values=values)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Feed one token per row ([rows] int64); returns the next logits [rows, V] float32."""
+        """Feed one token per row ([rows] int64); returns the next logits [rows, V] float32, which the next call may
+        overwrite."""
         needed = int(self.lengths.max()) + 1
         self._ensure(self.rows, needed)
+        self._rope(needed)
+        self._device_tokens[: self.rows] = tokens
+        logits = self._step() if self.graphs is None else self.graphs.run(self.rows, self._step)
+        self.lengths = self.lengths + self._moving
+        self._device_lengths += self._device_moving
+        return logits
+
+    def _step(self) -> Tensor:
+        """The logits after the tokens, lengths and cache that are on the device: it looks at nothing else that changes
+        from step to step, because it may be recorded and replayed."""
         rows, length = self.rows, self._capacity[1]
-        position = self._device_lengths
+        tokens, position = self._device_tokens[:rows], self._device_lengths[:rows]
         steps = torch.arange(length, device=self.device)
         mask = torch.zeros(rows, 1, length, dtype=self.dtype, device=self.device)
         mask.masked_fill_((steps > position.unsqueeze(1)).unsqueeze(1), float("-inf"))
@@ -308,10 +334,7 @@ class FastDecoder:
             scores.view(rows, self.query_heads, length).add_(mask)
             return torch.bmm(torch.softmax(scores, dim=-1), values).view(rows, -1)
 
-        hidden = self._forward(tokens, self._rope(needed)[position], attend)
-        self.lengths = self.lengths + self._moving
-        self._device_lengths = position + self._device_moving
-        return self._logits(hidden)
+        return self._logits(self._forward(tokens, self._frequencies[position], attend))
 
     def _forward(self, tokens: Tensor, frequencies: Tensor, attend: Attend) -> Tensor:
         """Hidden states [N, H] float32 before the final norm; ``tokens`` [N], ``frequencies`` [N, D / 2] complex.
@@ -364,6 +387,7 @@ class FastDecoder:
             cos, sin = self._rotary(torch.zeros(1, dtype=torch.float32, device=self.device), positions)
             half = self.head_dim // 2
             self._frequencies = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+            self._forget_recorded()
         return self._frequencies
 
 

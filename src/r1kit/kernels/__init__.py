@@ -10,6 +10,6 @@ learner run side by side.
 
 from __future__ import annotations
 
-from r1kit.kernels._build import describe, load_library, unavailable
+from r1kit.kernels._build import Batch, describe, load_library, unavailable
 
-__all__ = ["describe", "load_library", "unavailable"]
+__all__ = ["Batch", "describe", "load_library", "unavailable"]

@@ -33,6 +33,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "r1_cache_trim": (None, (c_void_p,)),
     "r1_cache_fork": (c_int, (c_void_p, c_int, c_int)),
     "r1_forward": (c_int, (c_void_p, c_int, c_int, *(_array,) * 3, c_int, *(_array,) * 4)),
+    "r1_sample": (c_int, (c_void_p, c_int, c_int, c_int, _array, c_void_p, _array, _array)),
     "r1_draw": (c_int, (c_int, c_int, c_int, *(_array,) * 7)),
     "r1_workspace_bytes": (c_int64, (c_void_p, c_int)),
     "r1_scratch_new": (c_void_p, ()),
@@ -47,6 +48,17 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "r1_head_forward": (c_int, (c_void_p, c_void_p, _array, c_int, _array, c_float, *(_array,) * 3)),
     "r1_head_backward": (c_int, (c_void_p, c_void_p, _array, c_int, _array, c_float, *(_array,) * 6)),
 }
+
+
+class Batch(ctypes.Structure):
+    """``R1Batch`` of sampler.h: addresses of arrays."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("cache", "lengths", "last", "counts", "slots", "limits")),
+        *((name, c_void_p) for name in ("temperature", "top_p", "words", "ended", "tokens", "logprobs")),
+        ("width", c_int64),
+        ("ends", c_void_p),
+    )
 
 
 class Shape(ctypes.Structure):

@@ -101,6 +101,33 @@ int r1_forward(Sampler* sampler, int threads, int n, const int32_t* tokens, cons
   });
 }
 
+// Samples n rows of a batch, those at `places`, on for at most `steps` tokens each. A thread takes its rows through all the
+// steps by itself: what a row draws depends on nothing but the row, so nobody has to wait for anybody.
+int r1_sample(Sampler* sampler, int threads, int steps, int n, const int32_t* places, const R1Batch* batch,
+              const float* cos, const float* sin) {
+  return guarded([&] {
+    for (int i = 0; i < n; i++) {
+      const int row = places[i];
+      const int64_t more = std::min<int64_t>(steps, batch->limits[row] - batch->counts[row]);
+      sampler->cache.grow(batch->cache[row], batch->lengths[row] + static_cast<int>(more));
+    }
+    const int parts = static_cast<int>(std::clamp<int64_t>(n / LEAST_ROWS, 1, threads));
+    if (static_cast<int>(sampler->scratch.size()) < parts) sampler->scratch.resize(parts);
+    std::atomic<bool> failed{false};
+    Pool::get().run(parts, [&](int part) {
+      TileScope tiles;
+      try {
+        const std::vector<int32_t> at(places + static_cast<int64_t>(n) * part / parts,
+                                      places + static_cast<int64_t>(n) * (part + 1) / parts);
+        sample_part(*sampler->model, sampler->cache, *batch, at, steps, cos, sin, sampler->scratch[part]);
+      } catch (const std::exception&) {
+        failed = true;
+      }
+    });
+    if (failed) throw std::bad_alloc();
+  });
+}
+
 // A token of each row of logits [rows, V], see draw_row; the row's draw is that of engines/draws.py for its word and count.
 int r1_draw(int threads, int rows, int V, const float* logits, const double* temperature, const double* top_p,
             const uint64_t* words, const int64_t* counts, int64_t* tokens, float* logprobs) {

@@ -177,10 +177,16 @@ inline void attend(bf16* const* pages, int64_t offset, int dim, const bf16* q, i
   mix<G>(pages, offset, dim, p, width, length, sums, out);
 }
 
+struct DrawScratch {
+  Buffer<float> probs, kept;
+  std::vector<int> order;
+};
+
 // One thread's memory.
 struct SamplerScratch {
-  Buffer<float> x, wide, scores;
+  Buffer<float> x, wide, scores, logits;
   Buffer<bf16> normed, low, qkv, mixed, acts, probs;
+  DrawScratch draw;
 };
 
 // Tokens to be fed: their ids, their positions and the cache rows they belong to (whose earlier tokens are in the cache or
@@ -366,11 +372,6 @@ inline void keep_nucleus(float* p, int n, double top_p, float* kept, std::vector
   }
 }
 
-struct DrawScratch {
-  Buffer<float> probs, kept;
-  std::vector<int> order;
-};
-
 // A token of softmax(logits / temperature) cut to its nucleus, at the draw's place in the cumulative distribution, and its
 // log-probability there. Temperature 0: the most probable token, and its log-probability at temperature 1. A row whose
 // logits are not all finite gives a log-probability of NaN.
@@ -428,6 +429,59 @@ inline void draw_row(const float* logits, int n, float temperature, double top_p
   }
   *token = chosen;
   *logprob = static_cast<float>(std::log(p[chosen] / total));
+}
+
+// ---- whole answers
+
+// The rows of a batch, an entry a row in each array, and where their answers go.
+struct R1Batch {
+  const int32_t* cache;        // the row's place in the cache
+  int32_t* lengths;            // tokens that it has there
+  int64_t *last, *counts;      // its last token, and the tokens of its answer so far
+  const int64_t *slots, *limits;  // its line of the answers, and how many tokens it may have
+  const double *temperature, *top_p;
+  const uint64_t* words;
+  int32_t* ended;              // out: the step of this call, from 1, at which it ended; -1: its logits are not finite
+  int32_t* tokens;             // [slots, width]
+  float* logprobs;
+  int64_t width;
+  const uint8_t* ends;         // [V]: tokens that end an answer
+};
+
+// Feeds rows `at` of a batch their last tokens and draws the next ones, each until it ends or `steps` are done.
+inline void sample_part(const Model& m, const Cache& cache, const R1Batch& b, std::vector<int32_t> at, int steps,
+                        const float* cos, const float* sin, SamplerScratch& w) {
+  const int V = m.shape.vocab;
+  std::vector<int32_t> tokens(at.size()), positions(at.size()), rows(at.size()), asked(at.size());
+  std::iota(asked.begin(), asked.end(), 0);
+  float* logits = w.logits.reserve(at.size() * static_cast<size_t>(V));
+  const Feed feed{tokens.data(), positions.data(), rows.data(), asked.data(), cos, sin, logits};
+  for (int step = 1; step <= steps && !at.empty(); step++) {
+    const int n = static_cast<int>(at.size());
+    for (int i = 0; i < n; i++) {
+      tokens[i] = static_cast<int32_t>(b.last[at[i]]);
+      positions[i] = b.lengths[at[i]];
+      rows[i] = b.cache[at[i]];
+    }
+    forward_part(m, cache, feed, 0, n, 0, n, w);
+    int going = 0;
+    for (int i = 0; i < n; i++) {
+      const int32_t row = at[i];
+      const int64_t place = b.slots[row] * b.width + b.counts[row];
+      draw_row(logits + static_cast<int64_t>(i) * V, V, static_cast<float>(b.temperature[row]), b.top_p[row],
+               uniform(b.words[row], b.counts[row]), w.draw, b.last + row, b.logprobs + place);
+      b.tokens[place] = static_cast<int32_t>(b.last[row]);
+      b.lengths[row]++;
+      b.counts[row]++;
+      if (!std::isfinite(b.logprobs[place]))
+        b.ended[row] = -1;
+      else if (b.ends[b.last[row]] || b.counts[row] >= b.limits[row])
+        b.ended[row] = step;
+      else
+        at[going++] = row;
+    }
+    at.resize(going);
+  }
 }
 
 }  // namespace r1
