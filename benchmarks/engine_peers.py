@@ -1,18 +1,19 @@
 """The native engine beside other samplers of the same job: the shipped base answers 32 held-out problems 8 times each.
 
-    python benchmarks/engine_peers.py [--vllm-python PATH] [--limit 300] [--out FILE]
+    python benchmarks/engine_peers.py [SAMPLER ...] [--vllm-python PATH] [--limit 300] [--out FILE]
 
 Answers end where the model ends them (temperature 1, at most 384 tokens), so lengths spread as in training, and only
 tokens up to the end count. Every setting runs in a process of its own, once to warm up on a quarter of the job and
 once or twice measured (the better counts); one that takes longer than --limit seconds is said to. transformers'
 `generate` (one padded batch) and `generate_batch` (its continuous batching) come in float32 and bfloat16; vLLM's CPU
-build needs an environment of its own, whose interpreter --vllm-python names.
+build needs an environment of its own, whose interpreter --vllm-python names. What --out holds of other settings stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -150,20 +151,24 @@ def measure(python: str, job: dict[str, Any], limit: float) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)
         file.flush()
+        # vLLM's own choice of address looks outside, and its choice of cache is half of the memory
+        environment = {**os.environ, "VLLM_HOST_IP": "127.0.0.1", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        command = [python, __file__, "--child", file.name]
         try:
-            done = subprocess.run(
-                [python, __file__, "--child", file.name], capture_output=True, text=True, timeout=limit, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=environment)
         except subprocess.TimeoutExpired:
             return {"failed": f"not done after {limit:g} s"}
     if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["it died without a word"])[-1][:200]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        said = done.stderr.strip().splitlines()
+        died = [line.split("] ")[-1] for line in said if "died unexpectedly" in line]
+        return {"failed": (died or said or ["it died without a word"])[-1][:200]}
+    found: dict[str, Any] = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"seconds"'))
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samplers", nargs="*", metavar="SAMPLER", help="native, generate, generate_batch, vllm")
     parser.add_argument("--model", default="mini-base")
     parser.add_argument("--vllm-python")
     parser.add_argument("--limit", type=float, default=300)
@@ -173,25 +178,29 @@ def main() -> None:
     if asked.child:
         return child(asked.child)
     prompts, ends, folder = prompts_of(asked.model)
-    rows, settings = [], [(sys.executable, *setting) for setting in SETTINGS]
+    settings = [(sys.executable, *setting) for setting in SETTINGS]
     if asked.vllm_python:
         settings += [(asked.vllm_python, "vllm", dtype, 1) for dtype in ("float32", "bfloat16")]
+    known = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else []
+    rows = {(row["sampler"], row["dtype"], row["threads"]): row for row in known}
     for python, sampler, dtype, threads in settings:
+        if asked.samplers and sampler not in asked.samplers:
+            continue
         job = {"sampler": sampler, "dtype": dtype, "threads": threads, "model": asked.model, "folder": str(folder),
                "prompts": prompts, "ends": ends}  # fmt: skip
         found = measure(python, job, asked.limit)
-        rows.append({"sampler": sampler, "dtype": dtype, "threads": threads, **found})
+        rows[sampler, dtype, threads] = {"sampler": sampler, "dtype": dtype, "threads": threads, **found}
         shown = found.get("failed") or (
             f"{found['tokens']:6,} tokens in {found['seconds']:6.2f} s: "
             f"{found['tokens'] / found['seconds']:8,.0f} tokens/s"
         )
         print(f"{sampler:15} {dtype:9} {threads} threads  {shown}", flush=True)
-    rates = [(row["tokens"] / row["seconds"], row["sampler"] == "native") for row in rows if "seconds" in row]
+        if asked.out:
+            asked.out.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    rates = [(row["tokens"] / row["seconds"], row["sampler"] == "native") for row in rows.values() if "seconds" in row]
     ours, theirs = (max((rate for rate, mine in rates if mine is kind), default=0.0) for kind in (True, False))
-    if theirs:
+    if ours and theirs:
         print(f"the native engine runs at {ours / theirs:.1f} times the best of the others")
-    if asked.out:
-        asked.out.write_text(json.dumps(rows, indent=1) + "\n")
     return None
 
 

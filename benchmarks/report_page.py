@@ -15,15 +15,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from fake_run import write_fake_run
+from fake_run import completion_row, write_fake_run, write_gz
 from r1kit.report import build_report
 
-A_STEP, AN_EVALUATION, EVERY = 32, 110, 10
+A_ROLLOUT = 256
 ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 WATCH = """window.longest = 0;
@@ -39,8 +40,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("no Chromium on this machine")
     with tempfile.TemporaryDirectory() as folder:
-        steps = round(options.completions / (A_STEP + AN_EVALUATION / EVERY))
-        run = write_fake_run(Path(folder) / "run", steps=steps)
+        run = make_run(Path(folder) / "run", options.completions)
         started = time.perf_counter()
         report = build_report(run)
         print(f"built in {time.perf_counter() - started:.1f} s: {report.stat().st_size / 1e6:.1f} MB")
@@ -50,6 +50,21 @@ def main() -> None:
             page.add_init_script(WATCH)
             look(page, report)
             browser.close()
+
+
+def make_run(folder: Path, completions: int) -> Path:
+    """A run whose rollouts hold so many completions, short enough that a page takes all of them."""
+    steps = completions // A_ROLLOUT + 1
+    run = write_fake_run(folder, steps=steps)
+    for rollout in range(steps):
+        random = Random(rollout)
+        rows = [
+            completion_row(random, step=0, set_name="train", problem=32 * rollout + i // 8, sample=i % 8, p=0.6)
+            | {"step": rollout, "rollout": rollout}
+            for i in range(A_ROLLOUT)
+        ]
+        write_gz(run / "rollouts" / f"{rollout:06d}.jsonl.gz", rows)
+    return run
 
 
 def look(page: Any, report: Path) -> None:
@@ -77,6 +92,7 @@ def look(page: Any, report: Path) -> None:
     timed("browse", lambda: page.click("#view-browse"), lambda: when("document.querySelector('#list .item') !== null"))
     print(f"  {page.inner_text('#count')}")
     everything = page.inner_text("#count").split()[0]
+    page.click(".more-filters summary")
     for text in ("wait, ", "no such text"):
         for letter in range(1, len(text) + 1):
             page.fill("#query", text[:letter])

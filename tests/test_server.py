@@ -83,6 +83,14 @@ def test_a_server_without_answers_counts_as_gone_soon(tmp_path: Path, fault: Fau
         assert len(fake.requests) == 2
 
 
+def test_a_page_in_the_place_of_an_answer_is_named(tmp_path: Path) -> None:
+    def reply(request: dict[str, Any]) -> str:
+        raise Fault(200, "<html>sign in first</html>")
+
+    with chat_server(reply) as (url, _), pytest.raises(ServerGoneError, match="not what this protocol has"):
+        answers(tmp_path / "a.jsonl", url, tries=1)(asks("hello"))
+
+
 def test_what_came_before_the_server_died_is_never_asked_again(tmp_path: Path) -> None:
     texts = [str(number) for number in range(20)]
     with chat_server(echo) as (url, _):

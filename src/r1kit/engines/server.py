@@ -145,9 +145,10 @@ class ChatServer:
                 wait = min(LONGEST_WAIT, max(wait, _retry_after(error)))
             except TimeoutError:
                 self._last_error = f"no answer within {settings.timeout:g} s"
-            except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError, KeyError) as error:
-                # also an answer that is not of the protocol: a proxy's page, say
+            except openai.OpenAIError as error:
                 self._last_error = _short(error)
+            except (ValueError, AttributeError, IndexError, TypeError, KeyError) as error:
+                self._last_error = f"its answer is not what this protocol has, a page of a proxy perhaps: {_short(error)}"
             if number + 1 < settings.tries:
                 await asyncio.sleep(wait)
         raise ServerGoneError(
