@@ -20,7 +20,18 @@ PACKAGES = ("torch", "transformers")
 # pairs are confirmed by the verifiers.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "config", "machine"),
-    ("statistics", "progress", "trackers", "trl_import", "trl_keys", "findings", "sandbox", "mini", "attention"),
+    (
+        "statistics",
+        "progress",
+        "trackers",
+        "trl_import",
+        "trl_keys",
+        "findings",
+        "token_values",
+        "sandbox",
+        "mini",
+        "attention",
+    ),
     ("tasks", "rewards", "mini.pairs", "losses", "batching", "grading", "figures", "benchmarks"),
     ("devices", "kernels", "fused", "lora", "policy", "learner", "engines", "run_directory", "report"),
     ("rollouts",),

@@ -44,6 +44,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Traced:
 
 def recording(engine: NativeEngine, traced: Traced) -> NativeEngine:
     engine._decoder.graphs = StepGraphs(traced.record)
+    engine._decoder.clear()  # gives the result its place
     return engine
 
 

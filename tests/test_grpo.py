@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from helpers import metrics, needs_mini, run_mini
 from r1kit.run_directory import read_json_lines, unpack_rows
 from r1kit.runner import resolve_model
+from r1kit.token_values import unpack
 
 GOLDEN = Path(__file__).parent / "golden" / "grpo_20_steps.json"
 SMALL = [
@@ -119,6 +121,44 @@ def test_rollouts_hold_what_was_sampled(tmp_path: Path) -> None:
     for row in rows:
         groups.setdefault(row["problem_id"], set()).add(row["completion"])
     assert all(len(texts) > 1 for texts in groups.values()), "samples of a group must differ"
+
+
+def _token_values(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Entropies and log-ratios of the first rollout's tokens, in the order of its rows."""
+    name, found = "000000.jsonl.gz", []
+    rows = unpack_rows((directory / "rollouts" / name).read_bytes())
+    values = unpack_rows((directory / "token_values" / name).read_bytes())
+    places = Counter[int]()
+    for row, packed in zip(rows, values, strict=True):
+        assert (packed["group"], packed["member"]) == (row["group"], places[row["group"]])
+        places[row["group"]] += 1
+        found.append(unpack(packed, len(row["token_ids"])))
+    entropy, log_ratio = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return entropy, log_ratio
+
+
+def test_the_trainers_values_of_every_token_are_kept(tmp_path: Path) -> None:
+    directory = _run(tmp_path, "max_steps=1", "num_generations=8")
+    (row,) = (row for row in read_json_lines(directory / "metrics.jsonl") if "loss" in row)
+    entropy, log_ratio = _token_values(directory)
+    known = np.isfinite(entropy)
+    assert 0 < known.sum() <= known.size
+    assert np.nanmean(entropy) == pytest.approx(row["entropy"], rel=0.02)
+    largest = row["sampler_mismatch/max_abs"]
+    assert np.nanmax(np.abs(log_ratio)) == pytest.approx(largest, abs=0.008 * largest**0.5 + 1e-4)
+    rows = unpack_rows((directory / "rollouts" / "000000.jsonl.gz").read_bytes())
+    taught = np.concatenate([[row["advantage"] != 0] * len(row["token_ids"]) for row in rows])
+    assert known.tolist() == taught.tolist(), "what teaches nothing is not computed"
+
+
+def test_ratios_leave_one_where_a_rollout_feeds_several_updates(tmp_path: Path) -> None:
+    directory = _run(tmp_path, "max_steps=3", "num_iterations=3", "learning_rate=1e-3", "num_generations=8")
+    _, log_ratio = _token_values(directory)
+    assert np.nanmean(np.abs(log_ratio)) > 0.01
+
+
+def test_no_transcripts_no_token_values(tmp_path: Path) -> None:
+    assert not (_run(tmp_path, "max_steps=1", "save_rollouts=false") / "token_values").exists()
 
 
 def _command(directory: Path, threads: int) -> list[str]:

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -29,6 +30,7 @@ from r1kit.report.selection import accuracy_by_length, is_right, select
 from r1kit.report.svg import caption, lines, mean_line, smooth, ticks
 from r1kit.report.tokens import token_bytes
 from r1kit.report.words import change_of, duration, figures, headline
+from r1kit.token_values import pack
 from r1kit.types import UserError
 
 TOKENIZER = Path(r1kit.__file__).parent / "mini" / "base" / "tokenizer.json"
@@ -422,6 +424,37 @@ def test_token_values_reach_the_page_in_the_order_of_the_rows(tmp_path: Path) ->
     assert unpacked(build_report(tmp_path).read_text("utf-8"), "packed_tokens") == blob
     capped = select(read_run(tmp_path), token_bytes=token_bytes(TOKENIZER), max_token_bytes=30)
     assert 0 < capped.with_tokens < 3
+
+
+def test_what_the_trainer_found_follows_what_the_sampler_thought(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "finished"}')
+    (tmp_path / "config.json").write_text('{"model": "mini-base"}')
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    rows, values = [], []
+    for i, text in enumerate(["1+1=2", "3*4=12 no", "9-2=7 yes", "8-2=6"]):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        rows.append({"set": "train", "problem_id": str(i // 2), "group": i // 2, "token_ids": ids, "completion": text,
+                     "logprobs": [-0.5] * len(ids)})  # fmt: skip
+        entropy, ratio = np.full(len(ids), 0.25 * i, np.float32), np.full(len(ids), 0.0, np.float32)
+        values.append({"group": i // 2, "member": i % 2, **pack(entropy, ratio)})
+    write_gz(tmp_path / "rollouts" / "000000.jsonl.gz", rows)
+    del values[1]  # one that was not computed, and one of another length
+    values[2]["entropy"] = values[2]["entropy"][:-4]
+    write_gz(tmp_path / "token_values" / "000000.jsonl.gz", values)
+    page = build_report(tmp_path).read_text("utf-8")
+    blob, at, seen = unpacked(page, "packed_tokens"), 0, {}
+    for row in completions_of(page):
+        n, size = row["tokens"], row["with_tokens"]
+        seen[row["text"]] = list(blob[at : at + size * n][2 * n :])
+        at += size * n
+    assert at == len(blob)
+    lengths = {text: len(tokenizer.encode(text, add_special_tokens=False).ids) for text in seen}
+    assert seen == {
+        "1+1=2": [0] * lengths["1+1=2"] + [127] * lengths["1+1=2"],
+        "3*4=12 no": [],
+        "9-2=7 yes": [round(40 * math.sqrt(0.5))] * lengths["9-2=7 yes"] + [127] * lengths["9-2=7 yes"],
+        "8-2=6": [],
+    }
 
 
 # ---------- the page ----------

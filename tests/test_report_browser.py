@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -18,6 +19,7 @@ import r1kit
 from fake_run import HOSTILE, write_fake_run, write_gz, write_signs
 from r1kit.report import build_comparison, build_report
 from r1kit.report.watch import make_server
+from r1kit.token_values import pack
 
 TOKENIZER = Path(r1kit.__file__).parent / "mini" / "base" / "tokenizer.json"
 
@@ -279,6 +281,38 @@ def test_tokens_are_coloured_by_what_the_sampler_thought(tab: Any, said: list[st
     assert strongest.count() == 1
     assert "push -1.47" in strongest.get_attribute("title")
     assert tab.locator(".tokens b").count() == 0
+
+
+def test_tokens_are_coloured_by_what_the_trainer_found(tab: Any, said: list[str], tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    (tmp_path / "config.json").write_text('{"model": "mini-base"}')
+    (tmp_path / "run.json").write_text("{}")
+    texts = ["<think>\n1+2=3 yes\n</think>", "<think>\n1+2=4 no\n</think>"]
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    rows = [
+        {"set": "train", "problem_id": "p", "completion": text, "token_ids": tokens, "logprobs": [-0.1] * len(tokens),
+         "group": 0, "sample": i, "advantage": 1.0, "rewards": {"accuracy": 1.0 - i}}
+        for i, (text, tokens) in enumerate(zip(texts, ids, strict=True))
+    ]  # fmt: skip
+    write_gz(tmp_path / "rollouts" / "000000.jsonl.gz", rows)
+    entropy, ratio = np.zeros(len(ids[0]), np.float32), np.zeros(len(ids[0]), np.float32)
+    entropy[2], ratio[3], entropy[4] = 2.0, -0.2, np.nan
+    write_gz(tmp_path / "token_values" / "000000.jsonl.gz", [{"group": 0, "member": 0, **pack(entropy, ratio)}])
+    open_page(tab, build_report(tmp_path).as_uri())
+    tab.click("#view-browse")
+    tab.select_option(".colour select", "entropy")
+    assert tab.locator(".tokens").evaluate("node => node.textContent") == texts[0]
+    assert "entropy 2.03 nats, ratio 1.000" in tab.get_attribute(".tokens .k8", "title")  # (57 / 40) squared
+    tab.select_option(".colour select", "ratio")
+    strongest = tab.locator(".tokens .k-bad.k8")
+    assert "ratio 0.818" in strongest.get_attribute("title")
+    tab.focus("#list")
+    tab.keyboard.press("ArrowDown")
+    assert "trainer computed none" in tab.inner_text("#detail")
+    assert tab.locator(".colour option").evaluate_all("all => all.map((o) => o.value)") == [
+        "text", "surprise", "push", "advantage",
+    ]  # fmt: skip
+    assert "1+2=4 no" in tab.inner_text("#detail")
 
 
 def test_hostile_text_is_shown_as_text(page: Any) -> None:

@@ -455,8 +455,13 @@ def _loss_inputs(model: Any, micro: TrainBatch, view: ModelView, temperature: fl
     if isinstance(micro.inputs, GrpoInputs):
         names = ("advantage_N", "sampler_logprob_N", "old_logprob_N", "ref_logprob_N")
         more = {name: at(getattr(micro.inputs, name)) for name in names}
-    sequence_id_M = torch.from_numpy(micro.sequence_id_N[view.stream_M]).to(device)
-    return LossInputs(logprob_N=logprob_M, entropy_N=entropy_M, sequence_id_N=sequence_id_M, **more)
+    return LossInputs(
+        logprob_N=logprob_M,
+        entropy_N=entropy_M,
+        sequence_id_N=torch.from_numpy(micro.sequence_id_N[view.stream_M]).to(device),
+        position_N=at(micro.positions_N),
+        **more,
+    )
 
 
 def _with_distribution(logits_NV: Tensor, targets_N: Tensor, ids_NK: Tensor) -> tuple[Tensor, ...]:

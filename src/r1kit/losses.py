@@ -180,13 +180,14 @@ class LossInputs:
 
     ``logprob_N`` carries the gradient, ``entropy_N`` too; the others are constants. ``old_logprob_N`` None means that
     the policy has not moved since sampling (one update a rollout): the ratio is 1 and its derivative is right.
-    ``student_logprob_NR`` (with gradient) and ``teacher_logprob_NR``: two distributions over the same K tokens and the
-    rest, as ``topk_logprobs`` gives them.
+    ``position_N``: places in the sequences that ``sequence_id_N`` names. ``student_logprob_NR`` (with gradient) and
+    ``teacher_logprob_NR``: two distributions over the same K tokens and the rest, as ``topk_logprobs`` gives them.
     """
 
     logprob_N: Tensor
     entropy_N: Tensor
     sequence_id_N: Tensor
+    position_N: Tensor | None = None
     advantage_N: Tensor | None = None
     sampler_logprob_N: Tensor | None = None
     old_logprob_N: Tensor | None = None

@@ -267,6 +267,10 @@ class Run:
         """The rows of a rollout (ids as int32 and log-probabilities as float32 arrays); None where not complete."""
         return self._load_rows(f"rollouts/{rollout:06d}.jsonl.gz")
 
+    def save_token_values(self, rollout: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the trainer found at the tokens of a rollout (``r1kit.token_values``), after learning from it."""
+        self._save_rows(f"token_values/{rollout:06d}.jsonl.gz", rows, f"the token values of rollout {rollout}")
+
     def save_eval(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the graded completions of the evaluation at ``step``, all held-out sets together."""
         self._save_rows(f"evals/{step:06d}.jsonl.gz", rows, f"the evaluation at step {step}")
@@ -581,7 +585,7 @@ def _refuse_other_configuration(directory: Path, old: Mapping[str, Any] | None, 
 
 def _remove_leftovers(directory: Path) -> None:
     """Temporary files of a process that was killed. Called under the lock."""
-    for folder in (directory, *(directory / name for name in ("rollouts", "evals", "checkpoints"))):
+    for folder in (directory, *(directory / name for name in ("rollouts", "token_values", "evals", "checkpoints"))):
         for leftover in (*folder.glob(".tmp-*"), *folder.glob("*.new"), *folder.glob(".*.old")):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from r1kit.engines._graphs import StepGraphs, cuda_graph
+from r1kit.engines._graphs import CudaRecorder, StepGraphs
 from r1kit.engines._weights import Destinations
 from r1kit.kernels import weights
 
@@ -101,7 +101,7 @@ class FastDecoder:
         sizes = {config.hidden_size, self.head_dim}
         self._floors = {n: torch.tensor(math.sqrt(n * self.eps), device=self.device) for n in sizes}
         self._frequencies = torch.empty(0, self.head_dim // 2, dtype=torch.complex64, device=self.device)
-        self.graphs = StepGraphs(cuda_graph) if self.device.type == "cuda" else None
+        self.graphs = StepGraphs(CudaRecorder()) if self.device.type == "cuda" else None
         with torch.inference_mode():
             self._allocate(model, cast_lm_head_to_fp32)
             self.load(model.named_parameters())
@@ -231,6 +231,8 @@ class FastDecoder:
         """What a step reads besides weights and cache gets a place of its own, where recorded steps find it."""
         nothing = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._device_tokens, self._device_lengths, self._device_moving = nothing, nothing.clone(), nothing.clone()
+        if self.graphs is not None:
+            self._device_logits = torch.empty(rows, self.vocab_size, device=self.device)
         self._forget_recorded()
         self._sync_lengths()
 
@@ -334,7 +336,9 @@ class FastDecoder:
             scores.view(rows, self.query_heads, length).add_(mask)
             return torch.bmm(torch.softmax(scores, dim=-1), values).view(rows, -1)
 
-        return self._logits(self._forward(tokens, self._frequencies[position], attend))
+        logits = self._logits(self._forward(tokens, self._frequencies[position], attend))
+        # recorded steps share their memory, so the result needs a place of its own
+        return logits if self.graphs is None else self._device_logits[:rows].copy_(logits)
 
     def _forward(self, tokens: Tensor, frequencies: Tensor, attend: Attend) -> Tensor:
         """Hidden states [N, H] float32 before the final norm; ``tokens`` [N], ``frequencies`` [N, D / 2] complex.

@@ -17,28 +17,34 @@ EAGER_STEPS = 8
 """Recording costs about as much as so many steps, and few rows stay a batch's number for long near its end."""
 
 
-def cuda_graph(step: Step) -> Step:
-    """The CUDA graph of ``step``, whose result is overwritten by the next replay."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()  # what a stream sets up at its first use must not be recorded
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph):
-        result = step()
+class CudaRecorder:
+    """Records CUDA graphs that share the memory of what a step computes on its way: they run one after the other, and
+    their results lie elsewhere."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return result
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def __call__(self, step: Step) -> Step:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()  # what a stream sets up at its first use must not be recorded
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
 
 
 class StepGraphs:
     """Runs steps of a batch, and from the ``EAGER_STEPS``th one of a number of rows on replays their recording.
 
-    A step must find everything that changes from call to call in tensors that stay where they are, and doing it twice
-    must leave what doing it once leaves. Whoever moves such a tensor calls ``forget``.
+    A step must find everything that changes from call to call in tensors that stay where they are, must put its result
+    into one, and doing it twice must leave what doing it once leaves. Whoever moves such a tensor calls ``forget``.
     """
 
     def __init__(self, record: Recorder) -> None:

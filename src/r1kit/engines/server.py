@@ -148,7 +148,9 @@ class ChatServer:
             except openai.OpenAIError as error:
                 self._last_error = _short(error)
             except (ValueError, AttributeError, IndexError, TypeError, KeyError) as error:
-                self._last_error = f"its answer is not what this protocol has, a page of a proxy perhaps: {_short(error)}"
+                self._last_error = (
+                    f"its answer is not what this protocol has, a page of a proxy perhaps: {_short(error)}"
+                )
             if number + 1 < settings.tries:
                 await asyncio.sleep(wait)
         raise ServerGoneError(

@@ -20,7 +20,7 @@ async function takeCompletions() {
     finish: name("finish", i), signs: c.signs[i], with_tokens: c.with_tokens[i], tokensAt: undefined, lower: undefined,
   }));
   let at = 0;
-  for (const row of rows) if (row.with_tokens) { row.tokensAt = at; at += 2 * row.tokens; }
+  for (const row of rows) if (row.with_tokens) { row.tokensAt = at; at += row.with_tokens * row.tokens; }
 }
 const signMarks = { right: ["✓", "right"], wrong: ["✗", "wrong"], none: ["–", "ink"] };
 const cut = (row) => row.finish === "length";
@@ -141,8 +141,8 @@ function virtualList(host, draw, choose, empty) {
   return list;
 }
 
-// ---------- tokens: what the sampler thought of each, and where the update pushed ----------
-const SURPRISE_SCALE = 25;
+// ---------- tokens: what sampler and trainer thought of each, and where the update pushed ----------
+const SURPRISE_SCALE = 25, ENTROPY_SCALE = 40, RATIO_SCALE = 127, UNKNOWN = 255;
 function tokensOf(row) {
   if (row.tokensAt === undefined || !tokenValues) return null;
   const out = [];
@@ -150,7 +150,14 @@ function tokensOf(row) {
   for (let i = 0; i < row.tokens; i++) {
     const stop = from + tokenValues[row.tokensAt + i];
     const nats = (tokenValues[row.tokensAt + row.tokens + i] / SURPRISE_SCALE) ** 2;
-    out.push({ text: row.text.slice(from, stop), nats, p: Math.exp(-nats), push: row.advantage === null ? null : row.advantage * (1 - Math.exp(-nats)) });
+    const token = { text: row.text.slice(from, stop), nats, p: Math.exp(-nats), push: row.advantage === null ? null : row.advantage * (1 - Math.exp(-nats)), entropy: null, logRatio: null };
+    const entropy = row.with_tokens > 2 ? tokenValues[row.tokensAt + 2 * row.tokens + i] : UNKNOWN;
+    if (entropy !== UNKNOWN) {
+      const ratio = (tokenValues[row.tokensAt + 3 * row.tokens + i] - RATIO_SCALE) / RATIO_SCALE;
+      token.entropy = (entropy / ENTROPY_SCALE) ** 2;
+      token.logRatio = ratio * Math.abs(ratio);
+    }
+    out.push(token);
     from = stop;
   }
   return out;
@@ -160,11 +167,15 @@ const COLOURS = {
   text: ["nothing", () => ""],
   surprise: ["surprise, −log p", (t) => "k-warm k" + level(Math.sqrt(t.nats / 4))],
   push: ["push, A·(1−p)", (t) => (t.push === null ? "" : (t.push > 0 ? "k-good k" : "k-bad k") + level(Math.sqrt(Math.abs(t.push) / 2)))],
+  entropy: ["entropy", (t) => (t.entropy === null ? "" : "k-warm k" + level(Math.sqrt(t.entropy / 2)))],
+  ratio: ["ratio", (t) => (t.logRatio === null ? "" : (t.logRatio > 0 ? "k-good k" : "k-bad k") + level(Math.sqrt(Math.abs(t.logRatio) / 0.2)))],
   advantage: ["advantage", (t, row) => (row.advantage === null ? "" : (row.advantage > 0 ? "k-good k" : "k-bad k") + level(Math.abs(row.advantage) / 2.5))],
 };
 const COLOUR_NOTES = {
   surprise: "Surprise of the sampler at each token, in nats: −log of the probability it drew the token with. The stronger the colour, the less likely (full at 4 nats).",
   push: "Advantage × (1 − p): how hard, and which way, the first update pulls at the logit of each token drawn (green: more of this, red: less).",
+  entropy: "Entropy of the trainer's distribution at each token, in nats: how open the choice was (full colour at 2 nats).",
+  ratio: "The trainer's probability of each token, at the last update that learned from it, over the sampler's when it was drawn (green: more likely since, red: less; full colour at a factor of e^0.2). 1 where the policy had not moved: what is left then is the rounding of two programs.",
   advantage: "GRPO gives every token of a completion the same advantage, so the colour is one for all.",
 };
 function why(row) {
@@ -172,22 +183,29 @@ function why(row) {
   if (row.left_out) return "The middle of this text is left out here: no token colours.";
   return "No token values on this page for this completion (room for some of them only, or no log-probabilities or tokenizer in the run).";
 }
+const TRAINED = ["entropy", "ratio"];
 let colour = "text";
+const trainedOn = (tokens) => tokens.some((t) => t.entropy !== null);
+// The colour asked for, where this completion has it.
+const colourOf = (tokens) => (tokens && (!TRAINED.includes(colour) || trainedOn(tokens)) ? colour : "text");
 function tokenPane(row, again) {
   const tokens = tokensOf(row);
   if (!tokens) return [el("p", { class: "fine" }, why(row))];
-  const pick = el("select", { "aria-label": "Colour tokens by" }, Object.entries(COLOURS).map(([value, [label]]) => option(value, label)));
-  pick.value = colour;
+  const trained = trainedOn(tokens), shown = colourOf(tokens);
+  const choices = Object.entries(COLOURS).filter(([value]) => trained || !TRAINED.includes(value));
+  const pick = el("select", { "aria-label": "Colour tokens by" }, choices.map(([value, [label]]) => option(value, label)));
+  pick.value = shown;
   pick.addEventListener("input", () => { colour = pick.value; again(); });
   const head = el("label", { class: "colour" }, "Colour tokens by ", pick);
-  if (colour === "text") return [head];
-  const say = (t) => `${JSON.stringify(t.text)}: p ${t.p < 0.001 ? t.p.toExponential(1) : t.p.toFixed(3)}, surprise ${t.nats.toFixed(2)} nats` + (t.push === null ? "" : `, push ${t.push.toFixed(2)}`);
-  const told = el("p", { class: "fine told" }, COLOUR_NOTES[colour]);
-  const block = el("div", { class: "text tokens" }, tokens.filter((t) => t.text).map((t) => { const node = el("span", { class: COLOURS[colour][1](t, row), title: say(t) }, t.text); return node; }));
+  const untold = trained ? [] : [el("p", { class: "fine" }, "No entropy and ratio: the trainer computed none for this completion (its group taught nothing, or the run is of an older version).")];
+  if (shown === "text") return [head, ...(colour === "text" ? [] : untold)];
+  const say = (t) => `${JSON.stringify(t.text)}: p ${t.p < 0.001 ? t.p.toExponential(1) : t.p.toFixed(3)}, surprise ${t.nats.toFixed(2)} nats` + (t.push === null ? "" : `, push ${t.push.toFixed(2)}`)
+    + (t.entropy === null ? "" : `, entropy ${t.entropy.toFixed(2)} nats, ratio ${Math.exp(t.logRatio).toFixed(3)}`);
+  const told = el("p", { class: "fine told" }, COLOUR_NOTES[shown]);
+  const block = el("div", { class: "text tokens" }, tokens.filter((t) => t.text).map((t) => el("span", { class: COLOURS[shown][1](t, row), title: say(t) }, t.text)));
   const mean = tokens.reduce((sum, t) => sum + t.nats, 0) / Math.max(1, tokens.length);
   const top = [...tokens].sort((a, b) => b.nats - a.nats).slice(0, 5).map((t) => `${JSON.stringify(t.text)} ${t.nats.toFixed(1)}`).join(", ");
-  return [head, told, block, el("p", { class: "fine" }, `Mean surprise ${mean.toFixed(2)} nats. Most surprising: ${top}.`),
-    el("p", { class: "fine" }, "Not recorded per token: the full distribution's entropy (the curve above is a mean per step) and the trainer's ratio (1 before the first update of a rollout).")];
+  return [head, told, block, el("p", { class: "fine" }, `Mean surprise ${mean.toFixed(2)} nats. Most surprising: ${top}.`), ...untold];
 }
 
 // ---------- browse ----------
@@ -242,7 +260,7 @@ function renderDetail() {
   const row = browse.selected, query = byId("query").value.trim().toLowerCase(), pane = byId("detail");
   pane.scrollTop = 0;
   if (!row) { pane.replaceChildren(); return; }
-  const body = colour !== "text" && tokensOf(row) ? [] : completionText(row, query);
+  const body = colourOf(tokensOf(row)) === "text" ? completionText(row, query) : [];
   pane.replaceChildren(verdictLine(row), chips(row), ...(row.note ? [el("p", { class: "fine" }, row.note)] : []),
     el("h3", {}, "Prompt"), el("div", { class: "text" }, marked(row.prompt.trim(), query)), ...(row.gold ? [el("h3", {}, "Gold"), el("div", { class: "text" }, row.gold)] : []),
     el("h3", {}, "Completion"), ...tokenPane(row, renderDetail), ...body, others(row));

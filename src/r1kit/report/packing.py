@@ -15,10 +15,13 @@ ROUNDED = ("reward", "advantage")
 def columns_of(rows: Sequence[Record], signs: Sequence[int]) -> dict[str, Any]:
     """``names``: per field the different texts; ``columns``: per field a value a row, an index into ``names`` where
     there is one; ``terms``: per reward term a column (None: the term does not apply). ``signs`` is a bit field a row.
-    ``with_tokens`` is 1 where the row has token values.
+    ``with_tokens``: bytes that the row has for each of its tokens.
     """
     names: dict[str, list[str]] = {}
-    columns: dict[str, list[Any]] = {"signs": list(signs), "with_tokens": [int(bool(row.token_bytes)) for row in rows]}
+    columns: dict[str, list[Any]] = {
+        "signs": list(signs),
+        "with_tokens": [len(row.token_bytes) // (row.tokens or 1) for row in rows],
+    }
     for field in WRITTEN_ONCE:
         index: dict[str, int] = {}
         columns[field] = [index.setdefault(getattr(row, field), len(index)) for row in rows]

@@ -31,6 +31,7 @@ class RunFiles:
     warnings: tuple[Row, ...]
     base_card: Row
     rollouts: tuple[Path, ...]
+    token_values: tuple[Path, ...]
     evals: tuple[Path, ...]
 
 
@@ -51,6 +52,7 @@ def read_run(run_dir: Path) -> RunFiles:
         warnings=tuple(iter_rows(root / "warnings.jsonl")),
         base_card=read_object(root / "base_card.json"),
         rollouts=tuple(sorted((root / "rollouts").glob("*.jsonl.gz"))),
+        token_values=tuple(sorted((root / "token_values").glob("*.jsonl.gz"))),
         evals=tuple(sorted((root / "evals").glob("*.jsonl.gz"))),
     )
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from r1kit.report.reading import Row, RunFiles, iter_lines, iter_rows, number
+from r1kit.token_values import unpack_bytes
 
 MAX_COMPLETIONS = 50_000
 MAX_BYTES = 24_000_000
-MAX_TOKEN_BYTES = 4_000_000
+MAX_TOKEN_BYTES = 6_000_000
 MAX_EVALS, MAX_ROLLOUTS = 40, 400
 SAMPLES_PER_GROUP = 64
 HEAD_CHARS, TAIL_CHARS = 6000, 3000
@@ -31,7 +32,8 @@ TokenBytes = Callable[[Row], bytes]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What the page shows of a completion. ``tokens``: its length (None: not recorded). ``left_out``: characters cut
-    from the middle of ``text``. ``token_bytes``: as ``tokens.token_bytes`` gives them, or empty. ``right`` is None
+    from the middle of ``text``. ``token_bytes``: as ``tokens.token_bytes`` gives them, and after them those of
+    ``token_values.unpack_bytes``, if the run has them; or empty. ``right`` is None
     where nothing judged the answer. ``group``: which completions were compared with each other.
     """
 
@@ -104,8 +106,12 @@ def select(
     rollouts = _spread(files.rollouts, MAX_ROLLOUTS)
     held_out = _evaluation_rows(evals, max(2, max_rows // 2 // max(1, len(evals))))
     share = 2 / max(1, len(rollouts))
+    values = {path.name: path for path in files.token_values}
     training = [
-        _training_groups(path, int(share * max_rows) + 1, int(share * max_bytes) + 1, token_bytes) for path in rollouts
+        _training_groups(
+            path, int(share * max_rows) + 1, int(share * max_bytes) + 1, token_bytes, values.get(path.name)
+        )
+        for path in rollouts
     ]
     ordered = [*held_out, *(row for group in _take_turns(training) for row in group)]
     rows = _within(ordered, max_rows, max_bytes, max_token_bytes)
@@ -192,22 +198,26 @@ def _first_problems(path: Path, limit: int) -> set[tuple[str, str]]:
 
 
 def _training_groups(
-    path: Path, max_rows: int, max_bytes: int, token_bytes: TokenBytes | None
+    path: Path, max_rows: int, max_bytes: int, token_bytes: TokenBytes | None, values: Path | None
 ) -> list[tuple[Record, ...]]:
     """Whole groups of a rollout file in the order of a hash, so that no kind of problem is favoured; the last in
     that order are dropped while the file is read, down to one group.
     """
+    found = {(row.get("group"), row.get("member")): row for row in iter_rows(values)} if values and token_bytes else {}
+    members: Counter[Any] = Counter()
     groups: dict[str, list[Record]] = {}
     ranks: dict[str, bytes] = {}
     rows = size = 0
     for row in iter_rows(path):
+        group = _whole(row.get("group"))
+        members[group] += 1
         name = f"{row.get('problem_id', '')}\x1f{row.get('occurrence', '')}\x1f{row.get('group', '')}"
         if name not in ranks:
             ranks[name] = hashlib.blake2b(f"{path.name}\x1f{name}".encode(errors="replace")).digest()
             groups[name] = []
         if name not in groups or len(groups[name]) >= SAMPLES_PER_GROUP:
             continue
-        groups[name].append(_record(row, token_bytes))
+        groups[name].append(_record(row, token_bytes, found.get((group, members[group] - 1), {})))
         rows, size = rows + 1, size + groups[name][-1].size
         while len(groups) > 1 and (rows > max_rows or size > max_bytes):
             gone = groups.pop(max(groups, key=lambda key: ranks[key]))
@@ -240,7 +250,7 @@ def _within(rows: Iterable[Record], max_rows: int, max_bytes: int, max_token_byt
     return chosen
 
 
-def _record(row: Row, token_bytes: TokenBytes | None) -> Record:
+def _record(row: Row, token_bytes: TokenBytes | None, values: Row | None = None) -> Record:
     terms = row.get("rewards")
     text, left_out = _clip(str(row.get("completion", "")))
     return Record(
@@ -262,8 +272,12 @@ def _record(row: Row, token_bytes: TokenBytes | None) -> Record:
         outcome=str(row.get("outcome", "")),
         note=str(row.get("note") or "")[:500],
         finish=str(row.get("finish_reason", "")),
-        token_bytes=token_bytes(row) if token_bytes and not left_out else b"",
+        token_bytes=_with_values(token_bytes(row), values or {}) if token_bytes and not left_out else b"",
     )
+
+
+def _with_values(known: bytes, values: Row) -> bytes:
+    return known + unpack_bytes(values, len(known) // 2)
 
 
 def _whole(value: Any) -> int | None:

@@ -21,6 +21,7 @@ from r1kit.losses import Metrics as Sums
 from r1kit.rollouts import Rollout, rollout_metrics
 from r1kit.run_directory import Run
 from r1kit.statistics import trend
+from r1kit.token_values import pack
 from r1kit.train.loop import Metrics, RolloutParts, begin, due, stop_if_asked, warn_if_all_truncated, with_rollout
 
 
@@ -39,7 +40,11 @@ def train(config: GRPOConfig, parts: RolloutParts, reward_model_seconds: Callabl
         started, scoring = time.perf_counter(), reward_model_seconds()
         taken = parts.rollouts.take(rollout, learner.step)
         _look_at_health(run, taken, learner.step)
-        rows = update(learner, make_batch(taken, config), config, rollout)
+        batch = make_batch(taken, config)
+        found = TokenValues(batch) if config.save_rollouts else None
+        rows = update(learner, batch, config, rollout, found)
+        if found is not None:
+            run.save_token_values(rollout, found.rows(taken))
         parts.engine.load(learner.publish(learner.step), version=learner.step)
         if config.reward_models:
             rows[-1]["time/reward_models"] = reward_model_seconds() - scoring
@@ -170,8 +175,10 @@ def make_batch(taken: Rollout, config: GRPOConfig) -> TrainBatch:
     )
 
 
-def update(learner: Learner, batch: TrainBatch, config: GRPOConfig, rollout: int) -> list[Metrics]:
-    """All optimizer steps that one rollout feeds; a row of metrics each.
+def update(
+    learner: Learner, batch: TrainBatch, config: GRPOConfig, rollout: int, found: TokenValues | None = None
+) -> list[Metrics]:
+    """All optimizer steps that one rollout feeds; a row of metrics each. ``found`` is told what each step computes.
 
     With a single step the policy has not moved since sampling, so the ratio is 1 and no pass for the old
     log-probabilities is needed; the sampler's own are never taken for them, because another precision is not
@@ -184,11 +191,11 @@ def update(learner: Learner, batch: TrainBatch, config: GRPOConfig, rollout: int
     for iteration in range(config.num_iterations):
         seed = _split_seed(config.seed, rollout, iteration)
         for mini in mini_batches(batch, config.steps_per_generation, seed):
-            rows.append(_step(learner, mini, config))
+            rows.append(_step(learner, mini, config, found))
     return rows
 
 
-def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig) -> Metrics:
+def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig, found: TokenValues | None) -> Metrics:
     if config.beta:
         reference = learner.logprobs(mini, temperature=config.temperature, reference=True)
         mini = mini.with_inputs(ref_logprob_N=reference)
@@ -207,6 +214,8 @@ def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig) -> Metrics:
 
     def loss(inputs: LossInputs) -> tuple[Tensor, Sums]:
         losses, metrics = grpo_loss(inputs, loss_config)
+        if found is not None:
+            found.take(inputs)
         return losses, {**metrics, **mismatch.of(inputs)}
 
     every_token_counts = config.beta > 0 or config.entropy_coef > 0
@@ -216,6 +225,41 @@ def _step(learner: Learner, mini: TrainBatch, config: GRPOConfig) -> Metrics:
     if config.ref_refresh_steps and learner.step % config.ref_refresh_steps == 0:
         learner.refresh_reference()
     return {"step": learner.step, **metrics}
+
+
+class TokenValues:
+    """At each token of a rollout, as of the last step that learned from it: the entropy of the trainer's distribution,
+    and its log-probability less the sampler's (the ratio's logarithm: 0 where the policy has not moved and both
+    programs agree). Sequences that teach nothing are not computed: their tokens have no values."""
+
+    def __init__(self, batch: TrainBatch) -> None:
+        self._starts = batch.cu_seqlens
+        self._entropy_N, self._log_ratio_N = np.full((2, batch.num_tokens), np.nan, dtype=np.float32)
+
+    def take(self, inputs: LossInputs) -> None:
+        """Keep a micro-batch's values. Lanes call it at the same time, each for sequences of its own."""
+        if inputs.position_N is None or inputs.sampler_logprob_N is None:
+            return
+        sequence, position, entropy, log_ratio = (
+            values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+            for values in (
+                inputs.sequence_id_N, inputs.position_N, inputs.entropy_N,
+                inputs.logprob_N.detach() - inputs.sampler_logprob_N,
+            )
+        )  # fmt: skip
+        places = self._starts[sequence] + position
+        self._entropy_N[places], self._log_ratio_N[places] = entropy, log_ratio
+
+    def rows(self, taken: Rollout) -> list[dict[str, object]]:
+        """A row a completion, in the order of the transcript: its group, which of its members, the packed values."""
+        rows: list[dict[str, object]] = []
+        for group_index, group in enumerate(taken.groups):
+            for member, completion in enumerate(group.completions):
+                stop = self._starts[len(rows) + 1]
+                part = slice(stop - completion.token_ids.size, stop)
+                values = pack(self._entropy_N[part], self._log_ratio_N[part])
+                rows.append({"group": group_index, "member": member, **values})
+        return rows
 
 
 class _Mismatch:
