@@ -18,6 +18,7 @@ from r1kit.batching import TrainBatch, build_sft_batch, model_view
 from r1kit.engines import _compiled, _sampling
 from r1kit.engines.draws import uniforms
 from r1kit.engines.native import NativeEngine
+from r1kit.kernels import training
 from r1kit.kernels.training import trained_model
 from r1kit.kernels.weights import why_not
 from r1kit.learner import Learner
@@ -83,9 +84,9 @@ def test_they_are_as_near_to_float32_as_torch_in_bfloat16(
     model = model_of(shape)
     exact = logprobs_and_gradients(model, layout, bf16=False, temperature=temperature)
     with torch.autocast("cpu", torch.bfloat16):
-        assert trained_model(model) is not None
+        assert trained_model(model, 100) is not None
     ours = logprobs_and_gradients(model, layout, bf16=True, temperature=temperature)
-    monkeypatch.setattr("r1kit.policy.trained_model", lambda model: None)
+    monkeypatch.setattr("r1kit.policy.trained_model", lambda model, tokens: None)
     torchs = logprobs_and_gradients(model, layout, bf16=True, temperature=temperature)
     assert (ours[0] - exact[0]).abs().mean() <= 1.2 * (torchs[0] - exact[0]).abs().mean()
     assert (ours[1] - exact[1]).abs().mean() <= 1.2 * (torchs[1] - exact[1]).abs().mean()
@@ -202,6 +203,23 @@ def test_a_completion_has_the_same_bits_in_any_batch_on_any_number_of_threads() 
 
 
 @needs_kernels
+def test_gradient_checkpointing_is_left_to_torch_where_it_saves_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = model_of("grouped"), []
+    made = Learner(make_policy(model, make_tiny_tokenizer()), learning_rate=1e-3, autocast="bf16",
+                   gradient_checkpointing=True)  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        assert trained_model(model, 2048) is not None
+        assert trained_model(model, 10**8) is None
+    for allowed in (1 << 30, 0):
+        monkeypatch.setattr(training, "CHECKPOINTED_BYTES", allowed)
+        made.forward_backward(batch_of(), cross_entropy_of)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.zero_grad()
+    assert (found[0] - found[1]).norm() < 0.05 * found[1].norm()
+    assert not torch.equal(*found), "two programs"
+
+
+@needs_kernels
 @pytest.mark.parametrize("rows", [4, 60])
 def test_steps_taken_together_are_those_taken_singly(rows: int) -> None:
     requests = requests_of(
@@ -258,13 +276,13 @@ def test_models_they_cannot_run_are_left_to_torch(settings: dict[str, Any], word
     assert words in why_not(model)
     assert engine_of("auto", model, dtype="bfloat16").path != "compiled"
     with torch.autocast("cpu", torch.bfloat16):
-        assert trained_model(model) is None
+        assert trained_model(model, 100) is None
 
 
 def test_float32_stays_with_torch() -> None:
     model = model_of("grouped")
     assert engine_of("auto", model, dtype="float32").path == "fast"
-    assert trained_model(model) is None
+    assert trained_model(model, 100) is None
 
 
 REASON = "from r1kit import kernels; print(kernels.unavailable())"

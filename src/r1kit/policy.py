@@ -467,7 +467,7 @@ def token_logprobs(
     than a scaled, soft-capped linear map of its last hidden state falls back to its own logits, whole.
     """
     head, states = _predicting_states(model, view)
-    compiled = trained_model(model)
+    compiled = trained_model(model, view.tokens_BT.size)
     if compiled is not None:
         weight = model.get_output_embeddings().weight
         return compiled_logprobs(compiled, states, weight, view.target_M.astype(np.int32), temperature)
@@ -539,7 +539,7 @@ def _predicting_states(model: Any, view: ModelView) -> tuple[_Head | None, Tenso
 
 def _states_at(model: Any, view: ModelView, places_M: Int64s) -> Tensor:
     """The decoder's last hidden states [M, D] at flat indices into ``view.tokens_BT``."""
-    compiled = trained_model(model)
+    compiled = trained_model(model, view.tokens_BT.size)
     if compiled is not None:
         packed, places_M = _packed(view, places_M)
         return hidden_states(compiled, packed).index_select(0, torch.from_numpy(places_M))

@@ -159,6 +159,6 @@ def time_finding(
     return ok(
         "time",
         f"about {duration(rollout / config.steps_per_rollout)} a step, {duration(total)} in all ({duration(sampling)} "
-        f"of sampling at {tokens_per_second:,.0f} tokens/s and {duration(update)} of learning a rollout, "
-        f"{duration(evaluation)} of evaluation), with answers as long as they are now: they may grow",
+        f"of sampling at {tokens_per_second:,.0f} tokens/s, {duration(scoring)} of scoring and {duration(update)} of "
+        f"learning a rollout, {duration(evaluation)} of evaluation), with answers as long as they are now: they may grow",
     )

@@ -102,21 +102,32 @@ _trained: WeakKeyDictionary[Any, TrainedModel | None] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def trained_model(model: Any) -> TrainedModel | None:
-    """The kernels' side of ``model`` where they can run its passes as things stand: products in bfloat16 (autocast on
-    the CPU), float32 weights, no gradient checkpointing."""
+CHECKPOINTED_BYTES = 1 << 30
+"""What a pass of the kernels may keep for its backward pass where gradient checkpointing was asked for."""
+
+
+def trained_model(model: Any, tokens: int) -> TrainedModel | None:
+    """The kernels' side of ``model`` where they can run a pass over so many tokens as things stand: products in
+    bfloat16 (autocast on the CPU), float32 weights. Gradient checkpointing is asked for to save memory and costs time:
+    passes that keep little are run whole all the same."""
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
-        return None
-    # transformers renames it: the old name warns from 5.23 on, the new one is not in 5.17
-    renamed = hasattr(model, "is_activation_checkpointing")
-    if model.training and getattr(model, f"is_{'activation' if renamed else 'gradient'}_checkpointing", False):
         return None
     with _making:
         if model not in _trained:
             plain = all(p.dtype == torch.float32 and p.is_contiguous() for p in model.parameters())
             fits = plain and getattr(model.config, "_attn_implementation", "sdpa") == "sdpa"
             _trained[model] = TrainedModel(model) if fits and not why_not(model, training=True) else None
-        return _trained[model]
+        known = _trained[model]
+    if known is not None and _checkpoints(model):
+        kept = load_library().r1_workspace_bytes(known.weights.handle, tokens)
+        return known if kept <= CHECKPOINTED_BYTES else None
+    return known
+
+
+def _checkpoints(model: Any) -> bool:
+    # transformers renames it: the old name warns from 5.23 on, the new one is not in 5.17
+    renamed = hasattr(model, "is_activation_checkpointing")
+    return model.training and bool(getattr(model, f"is_{'activation' if renamed else 'gradient'}_checkpointing", False))
 
 
 class _Decode(torch.autograd.Function):
