@@ -160,5 +160,5 @@ def time_finding(
         "time",
         f"about {duration(rollout / config.steps_per_rollout)} a step, {duration(total)} in all ({duration(sampling)} "
         f"of sampling at {tokens_per_second:,.0f} tokens/s, {duration(scoring)} of scoring and {duration(update)} of "
-        f"learning a rollout, {duration(evaluation)} of evaluation), with answers as long as they are now: they may grow",
+        f"learning a rollout, {duration(evaluation)} of evaluation), while answers are as long as now: they may grow",
     )

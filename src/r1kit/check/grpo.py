@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -12,7 +11,7 @@ from r1kit.check.cost import learner_cost, memory_finding, rollouts_of, state_by
 from r1kit.check.model import policy_findings, prompt_findings
 from r1kit.check.parts import disk_finding, tried, weight_bytes
 from r1kit.check.rewards import reward_findings
-from r1kit.check.sampling import SAMPLED, mean_length, scored_groups, starting_model_findings, two_samples
+from r1kit.check.sampling import SAMPLED, mean_length, starting_model_findings, timed_scoring, two_samples
 from r1kit.config import GRPOConfig
 from r1kit.findings import Finding, ok, warning
 from r1kit.policy import Policy
@@ -98,19 +97,18 @@ def _tried_out(
     yield from failures
     if both is None:
         return
-    sampled, tokens_per_second = both
-    started = time.perf_counter()
-    groups, failures = tried("samples", lambda: scored_groups(sampled, asked, scorer))
+    sampled, full = both
+    scored, failures = tried("samples", lambda: timed_scoring(sampled, full, sets, asked, scorer, seconds))
     yield from failures
-    if groups is None:
+    if scored is None:
         return
-    score_seconds = (time.perf_counter() - started) / max(1, len(sampled.completions))
+    groups, score_seconds = scored
     yield from starting_model_findings(sampled, groups)
     learner = make_learner(config, policy, threads)
     cost = learner_cost(config, learner, groups, seconds)
     yield memory_finding(config, learner.policy, engine, sampler_bytes, cost)
     length = mean_length(sampled, config)
-    yield time_finding(config, sets, length, tokens_per_second, score_seconds, cost)
+    yield time_finding(config, sets, length, full.tokens_per_second, score_seconds, cost)
     rows = pack_rows(rows_of_groups(groups, policy, set_name="train", rollout=0, step=0))
     per_token = len(rows) / max(1, sampled.tokens)
     asked_in_all = config.problems_per_rollout * config.num_generations * rollouts_of(config)

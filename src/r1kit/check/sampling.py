@@ -45,12 +45,11 @@ class _Sampled:
 
 def two_samples(
     engine: Engine, config: GRPOConfig, policy: Policy, sets: TrainingSets, asked: list[Problem], seconds: float
-) -> tuple[_Sampled, float]:
-    """A few whole answers, and the tokens a second that the run's own batch is sampled with."""
+) -> tuple[_Sampled, _Sampled]:
+    """A few whole answers, and as much of the run's own batch as time allows."""
     whole = list(sets.train[: config.problems_per_rollout])
     sampled = _sample(engine, policy, config, asked, SAMPLES, seconds)
-    full = _sample(engine, policy, config, whole, config.num_generations, seconds / 4)
-    return sampled, full.tokens_per_second
+    return sampled, _sample(engine, policy, config, whole, config.num_generations, seconds / 4)
 
 
 def _sample(
@@ -86,6 +85,21 @@ def scored_groups(sampled: _Sampled, problems: Sequence[Problem], scorer: Scorer
         for group, found, verdicts in zip(groups, by_place, scorer.score_groups(groups), strict=True)
         if verdicts
     ]
+
+
+def timed_scoring(
+    sampled: _Sampled, full: _Sampled, sets: TrainingSets, asked: list[Problem], scorer: Scorer, seconds: float
+) -> tuple[list[RolloutGroup], float]:
+    """The few answers scored, and the seconds that one of the run's own batch takes: of the few alone, which starts
+    checkers too, where the batch would take more than ``seconds``."""
+    started = time.perf_counter()
+    groups = scored_groups(sampled, asked, scorer)
+    spent = (time.perf_counter() - started) / max(1, len(sampled.completions))
+    if spent * len(full.completions) <= seconds:
+        started = time.perf_counter()
+        scored_groups(full, sets.train, scorer)
+        spent = (time.perf_counter() - started) / max(1, len(full.completions))
+    return groups, spent
 
 
 def starting_model_findings(sampled: _Sampled, groups: Sequence[RolloutGroup]) -> Iterator[Finding]:
