@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from engine import batch_sizes, time_engine
 from trainer import ADAMW_PASSES, ATTENTION_PRODUCTS, completion, scored
 
 from r1kit.batching import TrainBatch, build_grpo_batch
@@ -177,7 +177,7 @@ def engine_part(bench: Bench) -> Row:
     limit = engine_limit(bench, engine, requests)
     for name, used in {"recorded": graphs, "eager": None}.items() if graphs is not None else {"eager": None}.items():
         engine._decoder.graphs = used
-        seconds = bench.seconds(partial(sample, engine, requests), repeats=2)
+        seconds = bench.seconds(partial(time_engine, engine, requests), repeats=2)
         rows[name] = {"seconds": seconds, "tokens_per_s": tokens / seconds, "share_of_limit": limit / seconds}
         print(f"  {name}: {tokens / seconds:,.0f} tokens/s, {limit / seconds:.0%} of the limit", flush=True)
     del engine
@@ -187,27 +187,10 @@ def engine_part(bench: Bench) -> Row:
     return {"tokens": tokens, "answers": len(requests), "limit_seconds": limit, **rows}
 
 
-def sample(engine: NativeEngine, requests: list[Request]) -> None:
-    engine.submit(requests)
-    for _ in engine.completions():
-        pass
-
-
 def engine_limit(bench: Bench, engine: NativeEngine, requests: list[Request]) -> float:
-    steps: Counter[int] = Counter()
-    read, decode = 0, engine._decoder.decode
-
-    def counted(tokens: torch.Tensor) -> torch.Tensor:
-        nonlocal read
-        steps[tokens.shape[0]] += 1
-        read += int(engine._decoder.lengths.sum())
-        return decode(tokens)
-
-    engine._decoder.decode = counted
-    sample(engine, requests)
-    del engine._decoder.decode
+    steps, read = batch_sizes(engine, requests)
     weights = sum(p.numel() for p in bench.model().parameters())
-    reading, products = bench.copy_rate() / 2, bench.product_rate()
+    reading, products = bench.copy_rate(), bench.product_rate()
     seconds = sum(count * max(2 * weights / reading, 2 * weights * rows / products) for rows, count in steps.items())
     return float(seconds + read * engine._decoder.bytes_per_token / reading)
 

@@ -1,5 +1,5 @@
 """A decode step recorded once for a number of rows and replayed: on CUDA the launches of its hundreds of small
-operations, one after the other from Python, would take longer than the operations."""
+operations, one after the other from Python, can take longer than the operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Recorder = Callable[[Step], Step]
 """From a step to what does the same again, on the same memory, without running the step's Python."""
 
 EAGER_STEPS = 8
-"""Recording costs about as much as so many steps, and few rows stay a batch's number for long near its end."""
+"""Recording takes time, and near its end a batch has each number of rows for a few steps only. How many pay is a guess
+until it is measured on a GPU."""
 
 
 class CudaRecorder:
