@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -122,8 +123,8 @@ class TrainBatch:
     @property
     def trained_lengths(self) -> Int64s:
         """Trained tokens of each sequence, [S]."""
-        totals = np.concatenate([[0], np.cumsum(self.trained_N)])
-        return np.diff(totals[self.cu_seqlens]).astype(np.int64)
+        spans = pairwise(self.cu_seqlens.tolist())
+        return np.array([np.count_nonzero(self.trained_N[start:stop]) for start, stop in spans], dtype=np.int64)
 
     def with_inputs(self, **arrays: Float32s | None) -> TrainBatch:
         """The same batch with some of its inputs replaced, for example ``old_logprob_N``."""
