@@ -91,6 +91,20 @@ def test_a_page_in_the_place_of_an_answer_is_named(tmp_path: Path) -> None:
         answers(tmp_path / "a.jsonl", url, tries=1)(asks("hello"))
 
 
+def test_an_answer_on_its_way_is_kept_when_another_fails(tmp_path: Path) -> None:
+    def reply(request: dict[str, Any]) -> str:
+        if request["messages"][-1]["content"] == "fails":
+            raise Fault(503)
+        time.sleep(0.3)
+        return echo(request)
+
+    path = tmp_path / "a.jsonl"
+    with chat_server(reply) as (url, fake), pytest.raises(ServerGoneError):
+        answers(path, url, tries=1, concurrency=2)(asks("slow", "fails", "never asked"))
+    assert [row["answer"] for row in read_json_lines(path)] == ["<slow>"]
+    assert sorted(fake.user_texts) == ["fails", "slow"]
+
+
 def test_what_came_before_the_server_died_is_never_asked_again(tmp_path: Path) -> None:
     texts = [str(number) for number in range(20)]
     with chat_server(echo) as (url, _):

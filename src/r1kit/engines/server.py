@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ LONGEST_WAIT = 60.0
 """Seconds between two tries at most, whatever the server asks for."""
 POLL = 0.05
 """Seconds between two looks at whether to stop."""
+GRACE = 1.0
+"""Seconds that answers on their way are waited for where asking ends early: they are made, and may be paid for."""
 SURELY_WRONG = 3
 """So many questions refused (status 400) and none answered: it is the request that the server does not understand."""
 _REFUSED, _NEVER = (400, 413, 422), (401, 403, 404, 405)
@@ -84,7 +87,7 @@ class ChatServer:
             asyncio.run(self._answer(asks, keep, should_stop))
 
     async def _answer(self, asks: Sequence[Ask], keep: Keep, should_stop: Callable[[], bool]) -> None:
-        waiting = iter(asks)
+        waiting = deque(asks)
         async with self._client() as client:
             workers = [
                 asyncio.create_task(self._work(client, waiting, keep))
@@ -97,12 +100,15 @@ class ChatServer:
                     for worker in done:
                         worker.result()
             finally:
+                waiting.clear()
+                await asyncio.wait(workers, timeout=GRACE)
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _work(self, client: Any, waiting: Iterator[Ask], keep: Keep) -> None:
-        for ask in waiting:
+    async def _work(self, client: Any, waiting: deque[Ask], keep: Keep) -> None:
+        while waiting:
+            ask = waiting.popleft()
             keep(ask, await self._one(client, ask))
 
     async def _one(self, client: Any, ask: Ask) -> str:
