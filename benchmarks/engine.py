@@ -122,6 +122,7 @@ def time_generate(model: Any, requests: list[Request]) -> float:
         ids[row, longest - len(request.prompt_ids) :] = torch.from_numpy(request.prompt_ids.astype(np.int64))
         mask[row, longest - len(request.prompt_ids) :] = 1
     new = max(request.params.max_completion_length for request in requests)
+    ids, mask = ids.to(model.device), mask.to(model.device)
     start = time.perf_counter()
     model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=new, pad_token_id=0)
     return time.perf_counter() - start

@@ -67,6 +67,12 @@ def make_run(folder: Path, completions: int) -> Path:
     return run
 
 
+def type_out(page: Any, text: str) -> None:
+    for length in range(1, len(text) + 1):
+        page.fill("#query", text[:length])
+        page.wait_for_timeout(100)  # longer than the page waits for the next letter
+
+
 def look(page: Any, report: Path) -> None:
     def when(expression: str) -> None:
         deadline = time.monotonic() + 60
@@ -78,7 +84,7 @@ def look(page: Any, report: Path) -> None:
         return lambda: when(f"document.querySelector('#count').textContent.startsWith({text!r})")
 
     def timed(name: str, *actions: Callable[[], Any]) -> None:
-        page.evaluate("() => { window.longest = 0; }") if page.url.startswith("file") else None
+        page.evaluate("() => { window.longest = 0; }")
         started = time.perf_counter()
         for action in actions:
             action()
@@ -94,9 +100,7 @@ def look(page: Any, report: Path) -> None:
     everything = page.inner_text("#count").split()[0]
     page.click(".more-filters summary")
     for text in ("wait, ", "no such text"):
-        for letter in range(1, len(text) + 1):
-            page.fill("#query", text[:letter])
-        timed(f"search {text!r}", lambda text=text: page.fill("#query", text), lambda: page.wait_for_timeout(100))
+        timed(f"typed {text!r}", lambda text=text: type_out(page, text), lambda: page.wait_for_timeout(100))
     timed("clear", lambda: page.click("#clear"), shown(everything))
     timed("only the wrong ones", lambda: page.select_option("#verdict", "wrong"),
           lambda: when(f"!document.querySelector('#count').textContent.startsWith({everything!r})"))  # fmt: skip

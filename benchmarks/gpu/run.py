@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from engine import batch_sizes, time_engine
+from engine import batch_sizes, time_engine, time_generate
 from trainer import ADAMW_PASSES, ATTENTION_PRODUCTS, completion, scored
 
 from r1kit.batching import TrainBatch, build_grpo_batch
@@ -181,7 +181,7 @@ def engine_part(bench: Bench) -> Row:
         rows[name] = {"seconds": seconds, "tokens_per_s": tokens / seconds, "share_of_limit": limit / seconds}
         print(f"  {name}: {tokens / seconds:,.0f} tokens/s, {limit / seconds:.0%} of the limit", flush=True)
     del engine
-    seconds = bench.seconds(partial(generate, model.bfloat16(), requests, bench), repeats=1)
+    seconds = bench.seconds(partial(time_generate, model.bfloat16(), requests), repeats=1)
     rows["transformers generate"] = {"seconds": seconds, "tokens_per_s": tokens / seconds}
     print(f"  transformers' generate: {tokens / seconds:,.0f} tokens/s", flush=True)
     return {"tokens": tokens, "answers": len(requests), "limit_seconds": limit, **rows}
@@ -193,21 +193,6 @@ def engine_limit(bench: Bench, engine: NativeEngine, requests: list[Request]) ->
     reading, products = bench.copy_rate(), bench.product_rate()
     seconds = sum(count * max(2 * weights / reading, 2 * weights * rows / products) for rows, count in steps.items())
     return float(seconds + read * engine._decoder.bytes_per_token / reading)
-
-
-@torch.inference_mode()
-def generate(model: Any, requests: list[Request], bench: Bench) -> None:
-    longest = max(len(request.prompt_ids) for request in requests)
-    ids = torch.zeros(len(requests), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, request in enumerate(requests):
-        ids[row, longest - len(request.prompt_ids) :] = torch.from_numpy(request.prompt_ids.astype(np.int64))
-        mask[row, longest - len(request.prompt_ids) :] = 1
-    new = max(request.params.max_completion_length for request in requests)
-    model.generate(
-        ids.to(bench.device), attention_mask=mask.to(bench.device), do_sample=True, top_k=0, max_new_tokens=new,
-        pad_token_id=0,
-    )  # fmt: skip
 
 
 def update_part(bench: Bench) -> Row:
